@@ -1,0 +1,210 @@
+"""What a run is: one flat, typed configuration, its argument string and its checks.
+
+A file in `configs/` defines `get_config(arg)`: `default()` with the recipe's values, then
+`with_argument(config, arg)` for what stands behind the colon on the command line:
+`--config=configs/cifar.py:loss=nonl,dataset=cifar100,decay_epochs=60/75/90`.
+"""
+
+import difflib
+import json
+import math
+
+import ml_collections
+
+from hsproto.errors import UserError
+
+LOSSES = (
+    "cross_entropy",
+    "normface",
+    "decoupled_normface",
+    "ntce",
+    "nonl",
+    "scl",
+    "prototype_softmax",
+    "dot_regression",
+)
+# Losses of the features alone: they train an encoder, whose classifier comes afterwards.
+ENCODER_LOSSES = ("scl", "prototype_softmax")
+
+_ALLOWED = {
+    "source": ("digits", "arrays", "folder", "tfds"),
+    "placement": ("auto", "resident", "stream"),
+    "channels": (1, 3),
+    "loss": LOSSES,
+    "schedule": ("cosine", "step"),
+}
+_POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
+_POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_dim", "decay_rate")
+_POSITIVE += ("eval_every_epochs", "checkpoint_every_epochs")
+_NOT_NEGATIVE = ("num_classes", "num_examples", "load_size", "workers", "embedding_dim", "seed")
+_NOT_NEGATIVE += ("lr_batch", "warmup_epochs", "warmup_lr", "weight_decay")
+_PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probability")
+
+# Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
+OPERATIONAL = ("data_dir", "placement", "workers", "log_every", "keep_checkpoints", "tensorboard")
+OPERATIONAL += ("checkpoint_every_epochs",)
+
+
+def default():
+    """The paper's CIFAR protocol as a ConfigDict; each key with its meaning."""
+    c = ml_collections.ConfigDict()
+    c.seed = 42
+
+    # Data. `source` is how the set is stored, `dataset` its name there.
+    c.dataset = "digits"
+    c.source = "digits"  # digits | arrays | folder | tfds
+    c.data_dir = ""
+    c.num_classes = 0  # 0: as many as the data have
+    c.num_examples = 0  # training images; 0: as many as the data have
+    c.image_size = 32  # side of the image that the network sees
+    c.channels = 3
+    c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
+    c.placement = "auto"  # auto | resident (on the devices) | stream (from disk)
+    c.workers = 0  # processes that decode a streamed set; 0: threads
+
+    # Augmentation, on the device.
+    c.crop_scale = (0.2, 1.0)  # share of the area
+    c.crop_ratio = (3 / 4, 4 / 3)
+    c.flip = True
+    c.jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    c.jitter_probability = 0.8
+    c.grayscale_probability = 0.0
+    c.blur_probability = 0.0
+    c.mean = ()  # per channel, of values in 0..1; empty: what is known of the set
+    c.std = ()
+
+    # Model.
+    c.backbone = "resnet18"  # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet
+    c.stem = "cifar"  # cifar | imagenet
+    c.width = 64  # channels of the first stage
+    c.patch_size = 16  # of a ViT
+    c.dtype = "float32"  # of the backbone: float32 | bfloat16
+    c.embedding = "pooled"  # pooled | signed | signed_bn
+    c.embedding_dim = 0  # of a signed embedding; 0: the backbone's
+    c.head = ""  # prototypes | etf | linear | none; empty: what the loss needs
+    c.projection = "none"  # SCL's head: none | linear | mlp
+    c.projection_dim = 128
+
+    # Loss.
+    c.loss = "nonl"
+    c.temperature = 0.1
+
+    # Optimiser: SGD with momentum. The rate is base_lr · batch_size / lr_batch.
+    c.batch_size = 512  # of all devices together
+    c.epochs = 1000.0
+    c.base_lr = 0.1
+    c.lr_batch = 256  # 0: base_lr is the rate itself
+    c.schedule = "cosine"  # cosine (to 0.1³ of the rate) | step
+    c.warmup_epochs = 0.0
+    c.warmup_lr = 0.01  # where a linear warm-up starts
+    c.decay_epochs = ()  # of the step schedule
+    c.decay_rate = 0.2
+    c.momentum = 0.9
+    c.weight_decay = 1e-4
+
+    # The run.
+    c.log_every = 10  # steps
+    c.eval_every_epochs = 50.0
+    c.eval_batch_size = 500
+    c.checkpoint_every_epochs = 10.0
+    c.keep_checkpoints = 2
+    c.tensorboard = False
+    return c
+
+
+def with_argument(config, argument=None):
+    """`config` with the `key=value,key=value` of a command line, typed by the defaults.
+
+    Tuples are written with slashes (`decay_epochs=60/75/90`). Raises UserError on an unknown key
+    or a value of another type.
+    """
+    for item in filter(None, (argument or "").split(",")):
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"config argument {item!r} is not of the form key=value")
+        if key not in config:
+            raise UserError(f"unknown config key {key!r}{_suggestion(key, config)}")
+        config[key] = _typed(key, text, config[key])
+    return config
+
+
+def validate(config):
+    """Raises UserError on the first value that cannot be run, naming what is allowed."""
+    for key, allowed in _ALLOWED.items():
+        if config[key] not in allowed:
+            choices = ", ".join(map(str, allowed))
+            raise UserError(f"config key {key}={config[key]!r} must be one of: {choices}")
+    for keys, holds, wanted in (
+        (_POSITIVE, lambda v: math.isfinite(v) and v > 0, "a positive number"),
+        (_NOT_NEGATIVE, lambda v: math.isfinite(v) and v >= 0, "zero or a positive number"),
+        (_PROBABILITIES, lambda v: 0 <= v <= 1, "a probability in 0..1"),
+        (("momentum",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        (("crop_scale",), lambda v: _is_range(v) and v[1] <= 1, "two shares of the area, as 0.2/1"),
+        (("crop_ratio",), _is_range, "two positive aspect ratios, as 0.75/1.33"),
+        (("jitter",), _is_jitter, "four strengths, as 0.4/0.4/0.4/0.1 (hue at most 0.5)"),
+        (("decay_epochs",), _is_increasing, "increasing positive epochs, as 60/75/90"),
+    ):
+        for key in keys:
+            if not holds(config[key]):
+                raise UserError(f"config key {key}={config[key]!r} must be {wanted}")
+    for key in ("mean", "std"):
+        if len(config[key]) not in (0, config.channels):
+            raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
+    if any(value <= 0 for value in config.std):
+        raise UserError(f"config key std={config.std!r} must hold positive numbers")
+    if config.schedule == "step" and not config.decay_epochs:
+        raise UserError("schedule=step needs decay_epochs, as decay_epochs=60/75/90")
+    if config.warmup_epochs >= config.epochs:
+        raise UserError(
+            f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}"
+        )
+
+
+def to_json(config):
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def from_json(text):
+    """The config that `to_json` wrote. Raises UserError where it does not fit this version."""
+    config = default()
+    for key, value in json.loads(text).items():
+        if key not in config:
+            raise UserError(f"config key {key!r} is not known to this version of hsproto")
+        config[key] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def differences(config, other):
+    """Keys whose values differ between two configs, those that may change on resuming left out."""
+    return [k for k in sorted(config) if k not in OPERATIONAL and config[k] != other[k]]
+
+
+def _typed(key, text, current):
+    try:
+        if isinstance(current, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(current, tuple):
+            return tuple(float(part) for part in text.split("/") if part)
+        return type(current)(text)
+    except (ValueError, KeyError):
+        kind = {bool: "true or false", tuple: "numbers joined by /"}.get(
+            type(current), type(current).__name__
+        )
+        raise UserError(f"config key {key}={text!r} must be {kind}, as {current!r}") from None
+
+
+def _suggestion(key, config):
+    close = difflib.get_close_matches(key, list(config), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(sorted(config))}"
+
+
+def _is_range(value):
+    return len(value) == 2 and 0 < value[0] <= value[1]
+
+
+def _is_jitter(value):
+    return len(value) == 4 and all(v >= 0 for v in value) and value[3] <= 0.5
+
+
+def _is_increasing(value):
+    return all(v > 0 for v in value) and list(value) == sorted(set(value))

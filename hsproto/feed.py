@@ -1,0 +1,223 @@
+"""Which images are in step t, and how they reach the devices.
+
+The order is an endless sequence: one random permutation of the training set after another, each
+drawn from (seed, epoch). Step t takes positions t*B..(t+1)*B-1 of it, so its images are a pure
+function of (seed, t): a run resumes at a step without any saved iterator, on any number of
+processes, and every image is seen exactly once per epoch (a batch may span two epochs).
+
+Small sets lie on the devices whole and a batch is a gather; large ones are read and decoded by
+grain's threads or worker processes, each process its own rows. Both give the same batches.
+"""
+
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hsproto.errors import UserError
+
+RESIDENT_BYTES = 2**30  # `placement="auto"` keeps sets up to this size on the devices
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(num_examples, seed, epoch):
+    # The bit generator is named because NumPy may change its default one.
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
+    order = generator.permutation(num_examples)
+    order.flags.writeable = False
+    return order
+
+
+class Sampler:
+    """The rows of the data set that are in each step: `indices(step)`, int64 [batch_size]."""
+
+    def __init__(self, num_examples, batch_size, seed):
+        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
+
+    def indices(self, step):
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, offsets = np.divmod(positions, self.num_examples)
+        rows = np.empty_like(positions)
+        for epoch in range(epochs[0], epochs[-1] + 1):
+            here = epochs == epoch
+            rows[here] = _permutation(self.num_examples, self.seed, epoch)[offsets[here]]
+        return rows
+
+
+def rows_of_process(sharding, batch_size):
+    """Rows of a global batch, in order, that this process's devices hold under `sharding`.
+
+    A contiguous slice where the mesh has each process's devices side by side, as
+    `jax.make_mesh` arranges them; right for any other arrangement too.
+    """
+    shards = sharding.addressable_devices_indices_map((batch_size,)).values()
+    slices = {index[0].indices(batch_size)[:2] for index in shards}
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(slices)])
+
+
+def resident(source):
+    """(images uint8 [N, H, W, C], labels int32 [N]) of a whole source, in host memory."""
+    if hasattr(source, "images"):
+        return source.images, source.labels
+    return _load(source, np.arange(len(source)), threads=_num_threads())
+
+
+def open(source, config, mesh):
+    """A Feed of `source` on `mesh`, placed and read as `config` says.
+
+    Uses config.placement, workers, batch_size and seed. A set to be streamed is checked first, one
+    to be resident is read whole, so an unreadable image raises UserError here.
+    """
+    return Feed(source, config, mesh)
+
+
+class Feed:
+    """Batches of one source, as global arrays sharded over the mesh axis "data".
+
+    Training and evaluation share one Feed, so a resident set is on the devices once.
+    """
+
+    def __init__(self, source, config, mesh):
+        self.source = source
+        self.sampler = Sampler(len(source), config.batch_size, config.seed)
+        self._sharding = NamedSharding(mesh, PartitionSpec("data"))
+        self._workers = config.workers
+        self.is_resident = _is_resident(source, config.placement)
+        if self.is_resident:
+            images, labels = resident(source)
+            everywhere = NamedSharding(mesh, PartitionSpec())
+            self._images = _put(images, everywhere, len(images))
+            self._labels = _put(labels, everywhere, len(labels))
+            self._take = jax.jit(_take, out_shardings=self._sharding)
+        elif hasattr(source, "check"):
+            source.check()
+
+    def batches(self, start_step, num_steps):
+        """Yields the training batches of steps start_step..start_step+num_steps-1.
+
+        Each is {"image": uint8 [B, H, W, C], "label": int32 [B]} with B = config.batch_size,
+        which the number of devices must divide.
+        """
+        for _, batch in self._fetch(
+            self.sampler.indices, range(start_step, start_step + num_steps)
+        ):
+            yield batch
+
+    def in_order(self, batch_size):
+        """Yields every image of the source once, in order, in batches of one shape.
+
+        {"image", "label", "where": bool [batch_size]}. The last batch is filled up with black
+        images of label -1 for which `where` is False. `batch_size` must be a multiple of the
+        number of devices.
+        """
+        indices = functools.partial(_rows_in_order, len(self.source), batch_size)
+        for rows, batch in self._fetch(indices, range(-(-len(self.source) // batch_size))):
+            mine = rows[rows_of_process(self._sharding, batch_size)]
+            yield batch | {"where": _put(mine >= 0, self._sharding, batch_size)}
+
+    def _fetch(self, indices, steps):
+        """(rows of the global batch, batch) of each step; row -1 is padding."""
+        if self.is_resident:
+            for step in steps:
+                rows = indices(step)
+                mine = rows[rows_of_process(self._sharding, len(rows))].astype(np.int32)
+                yield (
+                    rows,
+                    self._take(self._images, self._labels, _put(mine, self._sharding, len(rows))),
+                )
+            return
+        mine = rows_of_process(self._sharding, len(indices(steps[0]))) if steps else None
+        stream = _stream(self.source, indices, steps, mine, self._workers)
+        try:
+            for step, (images, labels) in zip(steps, stream, strict=True):
+                rows = indices(step)
+                yield (
+                    rows,
+                    {
+                        "image": _put(images, self._sharding, len(rows)),
+                        "label": _put(labels, self._sharding, len(rows)),
+                    },
+                )
+        finally:
+            stream.close()
+
+
+def _is_resident(source, placement):
+    if placement not in ("auto", "resident", "stream"):
+        raise UserError(f"placement={placement!r} is unknown: use auto, resident or stream")
+    if placement == "auto":
+        return len(source) * source[0][0].nbytes <= RESIDENT_BYTES
+    return placement == "resident"
+
+
+def _put(local, sharding, num_rows):
+    return jax.make_array_from_process_local_data(sharding, local, (num_rows, *local.shape[1:]))
+
+
+def _take(images, labels, rows):
+    where = rows >= 0
+    rows = jnp.where(where, rows, 0)
+    return {
+        "image": jnp.where(where[:, None, None, None], images[rows], 0),
+        "label": jnp.where(where, labels[rows], -1),
+    }
+
+
+def _rows_in_order(num_examples, batch_size, step):
+    rows = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.where(rows < num_examples, rows, -1)
+
+
+def _stream(source, indices, steps, mine, workers):
+    """A grain iterator over this process's (images, labels) of each step.
+
+    One element is one batch, loaded by a pool of threads. Batching single images after grain's
+    worker processes would not do: each worker takes every n-th element, so they would end up in
+    other batches than the sampler says.
+    """
+    # Several worker processes share the cores; a single one has them for its threads.
+    threads = max(1, _num_threads() // max(workers, 1))
+    load_step = functools.partial(_load_step, source, indices, mine, threads)
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
+    # Batches are large: two in the making per process hide the loading and bound the memory.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # grain hands its absl flags to the workers; outside absl's app.run nobody parsed them.
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def _load_step(source, indices, mine, threads, step):
+    return _load(source, indices(step)[mine], threads)
+
+
+def _load(source, rows, threads):
+    image = source[0][0]
+    images = np.zeros((len(rows), *image.shape), np.uint8)
+    labels = np.full(len(rows), -1, np.int32)
+
+    def load_row(place):
+        if rows[place] >= 0:
+            images[place], labels[place] = source[int(rows[place])]
+
+    for _ in _pool(threads).map(load_row, range(len(rows))):
+        pass
+    return images, labels
+
+
+def _num_threads():
+    # Decoding releases the interpreter lock; more threads than cores hide the disk's latency.
+    return min(32, 4 * (os.cpu_count() or 1))
+
+
+@functools.cache
+def _pool(threads):
+    return ThreadPoolExecutor(threads, thread_name_prefix="hsproto-load")

@@ -1,0 +1,43 @@
+"""SGD as the paper's, and its learning rate as a function of the step."""
+
+import jax.numpy as jnp
+import optax
+
+
+def learning_rate(config, steps_per_epoch):
+    """Learning rate at a step (0-based), a function to be traced.
+
+    The peak is base_lr · batch_size / lr_batch. `cosine`: peak·(m + ½(1-m)(1+cos(πt/T))) with
+    m = 0.1³; `step`: times decay_rate at each of decay_epochs. A warm-up is linear from warmup_lr
+    to where the schedule stands when it ends.
+    """
+    peak = config.base_lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
+    total = config.epochs * steps_per_epoch
+    warmup = config.warmup_epochs * steps_per_epoch
+
+    def scheduled(step):
+        if config.schedule == "cosine":
+            floor = 0.1**3
+            return peak * (floor + 0.5 * (1 - floor) * (1 + jnp.cos(jnp.pi * step / total)))
+        decays = jnp.asarray(config.decay_epochs) * steps_per_epoch
+        return peak * config.decay_rate ** jnp.sum(step >= decays)
+
+    def rate(step):
+        step = jnp.asarray(step, jnp.float32)
+        if not warmup:
+            return scheduled(step)
+        rising = config.warmup_lr + (scheduled(warmup) - config.warmup_lr) * step / warmup
+        return jnp.where(step < warmup, rising, scheduled(step))
+
+    return rate
+
+
+def sgd(config, steps_per_epoch):
+    """PyTorch's SGD as an optax transformation: g += decay·p; m = momentum·m + g; p -= rate·m.
+
+    Weight decay is on every parameter, BatchNorm and prototypes included, as in the paper.
+    """
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(learning_rate(config, steps_per_epoch), momentum=config.momentum),
+    )
