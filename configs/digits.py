@@ -12,7 +12,7 @@ def get_config(arg=None):
     config.image_size = 8
     config.channels = 1
     config.flip = False  # a mirrored 2 is not a 2
-    config.crop_scale = (0.6, 1.0)
+    config.crop_scale = (0.7, 1.0)
 
     config.backbone = "convnet"
     config.width = 32
@@ -21,12 +21,12 @@ def get_config(arg=None):
     config.loss = "nonl"
     config.temperature = 0.1
     config.batch_size = 64
-    config.epochs = 60.0
+    config.epochs = 80.0
     config.base_lr = 0.2
     config.warmup_epochs = 2.0
     config.weight_decay = 5e-4
 
-    config.eval_every_epochs = 5.0
+    config.eval_every_epochs = 8.0
     config.eval_batch_size = 480
     config.checkpoint_every_epochs = 10.0
     return with_argument(config, arg)

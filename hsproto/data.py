@@ -66,8 +66,8 @@ def load(config):
     found = len(splits.train.class_names)
     if config.num_classes and config.num_classes != found:
         raise UserError(
-            f"config key num_classes={config.num_classes}, but {config.dataset!r} has {found} classes: "
-            f"set num_classes={found}, or 0 to take it from the data"
+            f"config key num_classes={config.num_classes}, but {config.dataset!r} has {found} "
+            f"classes: set num_classes={found}, or 0 to take it from the data"
         )
     return splits
 
@@ -254,8 +254,8 @@ def _arrays(config):
         path = path / f"{config.dataset}.npz"
         if not path.exists():
             raise UserError(
-                f"config key data_dir={config.data_dir} holds no {path.name}: put it there, or set data_dir "
-                "to the npz file itself"
+                f"config key data_dir={config.data_dir} holds no {path.name}: put it there, or "
+                "set data_dir to the npz file itself"
             )
     keys = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
     try:
@@ -391,16 +391,16 @@ def _tfds(config):
     except (ValueError, AssertionError) as error:  # no such name; no such version or config
         reason = _one_line(error).split(" Available datasets")[0]
         raise UserError(
-            f"config key dataset={name!r} is not in {place} nor known to TFDS: {reason}"
+            f"config key dataset={name!r} is neither in {place} nor known to TFDS: {reason}"
         ) from error
     splits, features = builder.info.splits, builder.info.features
     if not splits:
-        raise UserError(f"config key dataset={name!r} is not prepared in {place}: {way_out}")
+        raise UserError(f"TFDS set {name!r} is not prepared in {place}: {way_out}")
     # Pillow decodes `image` as it does for folders; other pictures (masks) are never decoded.
     pictures = [key for key in features if isinstance(features[key], tfds.features.Image)]
     if "image" not in pictures or "label" not in features:
         raise UserError(
-            f"config key dataset={name!r} needs the features image and label; it has {', '.join(features)}"
+            f"TFDS set {name!r} needs the features image and label; it has {', '.join(features)}"
         )
     label = features["label"]
     names = label.names or [str(i) for i in range(label.num_classes)]
@@ -419,13 +419,13 @@ def _tfds(config):
         found = {split: open_split(split) for split in _TFDS_SPLITS if split in splits}
     except NotImplementedError as error:
         raise UserError(
-            f"config key dataset={name!r} is prepared in {place} as {builder.info.file_format.value}, which "
+            f"TFDS set {name!r} is prepared in {place} as {builder.info.file_format.value}, which "
             f"has no random access: delete that, or use another data_dir, and {way_out}"
         ) from error
     labelled = [split for split in found if found[split].is_labelled()]
     if labelled[:1] != ["train"] or len(labelled) < 2:
         raise UserError(
-            f"config key dataset={name!r} needs train and test (or validation) splits with labels; "
+            f"TFDS set {name!r} needs train and test (or validation) splits with labels; "
             f"it has {', '.join(splits)}"
         )
     return Splits(found["train"], found[labelled[1]])

@@ -57,92 +57,101 @@ def predict(config, features, weights, bias=None):
     return prototypes.predict(features, weights)
 
 
-def make_embed(config, mesh):
-    """The compiled encoder at evaluation: (variables, uint8 images) -> models.Outputs."""
-    model = models.build(config, config.num_classes)
-    preprocess = augment.make_preprocess(config)
+class Evaluator:
+    """Measures a run's states; what it compiles is compiled once.
 
-    def embed(variables, images):
-        return models.forward(model, variables, preprocess(images), train=False)[0]
-
-    whole, split = sharding.replicated(mesh), sharding.over_batch(mesh)
-    return jax.jit(embed, in_shardings=(whole, split), out_shardings=split)
-
-
-def embed_all(config, variables, opened, mesh, embed=None):
-    """A whole split through the encoder, as `Embedded`; rows in no particular order."""
-    embed = embed or make_embed(config, mesh)
-    size = config.eval_batch_size
-    batches = -(-len(opened) // size)
-    # Batch j fills column j of [size, batches, D]: each device writes to its own rows only.
-    place = jax.jit(lambda all_, one, j: all_.at[:, j].set(one), donate_argnums=0)
-    columns, labels, where = None, [], []
-    for j, batch in enumerate(opened.in_order(size)):
-        outputs = embed(variables, batch["image"])
-        if columns is None:
-            columns = jax.tree.map(
-                lambda x: jnp.zeros(
-                    (size, batches, x.shape[1]), jnp.float32, device=sharding.over_batch(mesh)
-                ),
-                outputs,
-            )
-        columns = jax.tree.map(lambda all_, one, j=j: place(all_, one, j), columns, outputs)
-        labels.append(_on_host(batch["label"], mesh))
-        where.append(_on_host(batch["where"], mesh))
-    flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=sharding.over_batch(mesh))
-    return Embedded(
-        *(flat(x) for x in columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
-    )
-
-
-def evaluate(config, variables, feeds, mesh):
-    """Accuracy and geometry on both splits, as exact sums over their images.
-
-    The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions of the
-    training set's class means of what SCL's head gives. `accuracy_class_means` is that of the same
-    training-free classifier on any run. Losses on the sphere are measured on the sphere: their
-    nc1-nc4 and cdnv are of unit features and prototypes, those of cross entropy of the features as
-    they are.
+    config is resolved; feeds are a run's `Feeds`.
     """
-    embed = make_embed(config, mesh)
-    train, test = (embed_all(config, variables, f, mesh, embed) for f in (feeds.train, feeds.test))
-    return measure(config, train, test, *models.classifier(variables), mesh)
 
+    def __init__(self, config, feeds, mesh):
+        self._config, self._feeds, self._mesh = config, feeds, mesh
+        model = models.build(config, config.num_classes)
+        preprocess = augment.make_preprocess(config)
+        whole, split = sharding.replicated(mesh), sharding.over_batch(mesh)
 
-def measure(config, train, test, weights, bias, mesh):
-    """`evaluate` on embedded splits and a classifier; weights None: the fixed prototypes."""
-    means = prototypes.fit(
-        train.projections, train.labels, num_classes=config.num_classes, where=train.where
-    )
-    weights = means if weights is None else weights
-    metrics = {
-        "test": _measure(config, test, weights, bias, means, mesh),
-        "train": _measure(config, train, weights, bias, means, mesh),
-    }
-    return Evaluation(metrics, _on_host(weights, mesh), _on_host(means, mesh))
+        def embed(variables, images):
+            return models.forward(model, variables, preprocess(images), train=False)[0]
 
+        def place(columns, outputs, j):
+            return jax.tree.map(lambda all_, one: all_.at[:, j].set(one), columns, outputs)
 
-def _measure(config, embedded, weights, bias, means, mesh):
-    features = embedded.projections
-    labels, where = embedded.labels, embedded.where
-    found = {
-        "accuracy": predict(config, features, weights, bias),
-        "accuracy_class_means": prototypes.predict(features, means),
-    }
-    found = {
-        name: np.sum((_on_host(predicted, mesh) == labels) & where) / np.sum(where)
-        for name, predicted in found.items()
-    }
-    if config.loss != "cross_entropy":
-        features, weights = unit(features), unit(weights)
-    found |= geometry.neural_collapse(
-        features, labels, weights, num_classes=config.num_classes, bias=bias, where=where
-    )
-    return {name: float(value) for name, value in found.items()}
+        self.embed = jax.jit(embed, in_shardings=(whole, split), out_shardings=split)
+        self._empty = jax.jit(lambda shape: jnp.zeros(shape), static_argnums=0, out_shardings=split)
+        self._place = jax.jit(place, donate_argnums=0)
+        self._flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=split)
+        self._gather = jax.jit(lambda x: x, out_shardings=whole)
 
+    def evaluate(self, variables):
+        """Accuracy and geometry on both splits, as exact sums over their images: `Evaluation`.
 
-def _on_host(array, mesh):
-    return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(mesh))(array))
+        The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions
+        of the training set's class means of what SCL's head gives. `accuracy_class_means` is that
+        of the same training-free classifier on any run.
+        """
+        train, test = self.embed_splits(variables)
+        return self.measure(self._config, train, test, *models.classifier(variables))
+
+    def embed_splits(self, variables):
+        """(train, test) as `Embedded`."""
+        return tuple(self.embed_all(variables, feed) for feed in self._feeds)
+
+    def embed_all(self, variables, opened):
+        """A whole split through the encoder, as `Embedded`; rows in no particular order."""
+        size = self._config.eval_batch_size
+        batches = -(-len(opened.source) // size)
+        # Batch j fills column j of [size, batches, D]: each device writes to its own rows only.
+        columns, labels, where = None, [], []
+        for j, batch in enumerate(opened.in_order(size)):
+            outputs = self.embed(variables, batch["image"])
+            if columns is None:
+                columns = jax.tree.map(lambda x: self._empty((size, batches, x.shape[1])), outputs)
+            columns = self._place(columns, outputs, j)
+            labels.append(self._on_host(batch["label"]))
+            where.append(self._on_host(batch["where"]))
+        return Embedded(
+            *map(self._flat, columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
+        )
+
+    def measure(self, config, train, test, weights, bias):
+        """`Evaluation` of embedded splits by a classifier; weights None: the fixed prototypes.
+
+        What the loss of `config` normalises is measured on the sphere: nc1-nc4 and cdnv are of unit
+        features and prototypes, but for cross entropy of features and weights as they are.
+        """
+        means = prototypes.fit(
+            train.projections, train.labels, num_classes=config.num_classes, where=train.where
+        )
+        weights = means if weights is None else weights
+        metrics = {
+            name: self._measure(config, split, weights, bias, means)
+            for name, split in (("test", test), ("train", train))
+        }
+        return Evaluation(metrics, self._on_host(weights), self._on_host(means))
+
+    def _measure(self, config, split, weights, bias, means):
+        features = split.projections
+        predicted = {
+            "accuracy": predict(config, features, weights, bias),
+            "accuracy_class_means": prototypes.predict(features, means),
+        }
+        found = {
+            name: np.sum((self._on_host(labels) == split.labels) & split.where) / split.where.sum()
+            for name, labels in predicted.items()
+        }
+        if config.loss != "cross_entropy":
+            features, weights = unit(features), unit(weights)
+        found |= geometry.neural_collapse(
+            features,
+            split.labels,
+            weights,
+            num_classes=config.num_classes,
+            bias=bias,
+            where=split.where,
+        )
+        return {name: float(value) for name, value in found.items()}
+
+    def _on_host(self, array):
+        return np.asarray(self._gather(array))
 
 
 def summarise(config, state, evaluation, mesh, images_per_second):
@@ -188,7 +197,7 @@ def main(argv):
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
     splits = data.load(config)
     feeds = Feeds(*(feed.open(split, config, mesh) for split in splits))
-    found = evaluate(config, state.variables, feeds, mesh)
+    found = Evaluator(config, feeds, mesh).evaluate(state.variables)
     print(report.table(summarise(config, state, found, mesh, None)))
     return 0
 

@@ -10,7 +10,10 @@ grain's threads or worker processes, each process its own rows. Both give the sa
 """
 
 import functools
+import multiprocessing
 import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import grain
@@ -97,6 +100,9 @@ class Feed:
             self._take = jax.jit(_take, out_shardings=self._sharding)
         elif hasattr(source, "check"):
             source.check()
+
+    def __len__(self):
+        return len(self.source)
 
     def batches(self, start_step, num_steps):
         """Yields the training batches of steps start_step..start_step+num_steps-1.
@@ -191,8 +197,23 @@ def _stream(source, indices, steps, mine, workers):
         if not flags.FLAGS.is_parsed():
             # grain hands its absl flags to the workers; outside absl's app.run nobody parsed them.
             flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(workers), _live_as_long_as_parent
+        )
     return iter(dataset)
+
+
+def _live_as_long_as_parent(worker, num_workers):
+    # A scheduler or Ctrl-C signals every process of a run; the main one still needs batches until
+    # it has reached the end of its step, and stops the workers then. If it is killed, it cannot.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _load_step(source, indices, mine, threads, step):

@@ -12,15 +12,16 @@ Layout and initialisation are those of torchvision, and the names of the layers 
 "layer1.0.downsample.0" being `layer1_0/downsample_conv`.
 """
 
+import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal, variance_scaling
 
 from hsproto.errors import UserError
-from hsproto.geometry import simplex_etf
+from hsproto.spectra import simplex_etf
 
 RESNETS = {
     "resnet18": ("basic", (2, 2, 2, 2)),
@@ -59,20 +60,32 @@ class Outputs(NamedTuple):
     projections: jax.Array
 
 
+def drawn(distribution, scale):
+    """An initialiser: numbers of a standard distribution times `scale(*shape)`."""
+
+    def init(key, shape, dtype=jnp.float32):
+        # Drawn flat: the numbers are the same, and XLA:CPU, which can take 20 s to compile the
+        # random bits of one four-dimensional array, takes 0.3 s.
+        return (scale(*shape) * distribution(key, (math.prod(shape),), dtype)).reshape(shape)
+
+    return init
+
+
+_normal, _uniform = jax.random.normal, functools.partial(jax.random.uniform, minval=-1.0)
 # torch: kaiming_normal_(mode="fan_out", nonlinearity="relu"), which does not truncate.
-conv_init = variance_scaling(2.0, "fan_out", "normal")
-# torch: nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for [in, out] and [out, in].
-linear_init = variance_scaling(1 / 3, "fan_in", "uniform")
-prototypes_init = variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-1, out_axis=-2)
+conv_init = drawn(_normal, lambda height, width, _, out: (2 / (height * width * out)) ** 0.5)
+# torch: nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for weights and bias.
+linear_init = drawn(_uniform, lambda fan_in, _: fan_in**-0.5)
+prototypes_init = drawn(_uniform, lambda _, fan_in: fan_in**-0.5)
+# torchvision's ViT. Glorot's rule sees queries, keys and values as one matrix of 3 D outputs.
+glorot_init = drawn(_uniform, lambda fan_in, fan_out: (6 / (fan_in + fan_out)) ** 0.5)
+attention_init = drawn(_uniform, lambda fan_in, _: (6 / (fan_in + 3 * fan_in)) ** 0.5)
+patches_init = drawn(_normal, lambda height, width, fan_in, _: (height * width * fan_in) ** -0.5)
+positions_init = drawn(_normal, lambda *_: 0.02)
 
 
 def bias_init(fan_in):
-    """nn.Linear's default for the bias, which has the bound of the weights."""
-
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
-
-    return init
+    return drawn(_uniform, lambda _: fan_in**-0.5)
 
 
 def linear(inputs, dim, name):
@@ -175,7 +188,7 @@ class ResNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Four 3x3 convolutions of `width` channels, each with BatchNorm and ReLU, and the spatial mean.
+    """Four 3x3 convolutions of `width` channels with BatchNorm and ReLU, and the spatial mean.
 
     The second and the fourth have stride 2: 8x8 digits train at thousands of images/s on a CPU.
     """
@@ -206,8 +219,7 @@ class TransformerBlock(nn.Module):
             self.num_heads,
             dtype=self.dtype,
             force_fp32_for_softmax=True,
-            # torch draws q, k and v as one [3D, D] matrix by Glorot's rule: 6 / (D + 3D).
-            kernel_init=variance_scaling(0.5, "fan_in", "uniform"),
+            kernel_init=attention_init,
             out_kernel_init=linear_init,
             name="self_attention",
         )(y)
@@ -215,8 +227,8 @@ class TransformerBlock(nn.Module):
         for name, width in (("mlp_0", 4 * dim), ("mlp_3", dim)):
             y = nn.Dense(
                 width,
-                kernel_init=variance_scaling(1.0, "fan_avg", "uniform"),
-                bias_init=normal(1e-6),
+                kernel_init=glorot_init,
+                bias_init=nn.initializers.normal(1e-6),
                 dtype=self.dtype,
                 name=name,
             )(y)
@@ -246,7 +258,7 @@ class VisionTransformer(nn.Module):
             (self.patch_size, self.patch_size),
             (self.patch_size, self.patch_size),
             padding="VALID",
-            kernel_init=variance_scaling(1.0, "fan_in", "normal"),
+            kernel_init=patches_init,
             dtype=self.dtype,
             name="conv_proj",
         )(images)
@@ -254,7 +266,7 @@ class VisionTransformer(nn.Module):
         token = self.param("class_token", nn.initializers.zeros, (1, 1, self.dim))
         token = jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, self.dim))
         x = jnp.concatenate([token, x], axis=1)
-        positions = self.param("pos_embedding", normal(0.02), (1, x.shape[1], self.dim))
+        positions = self.param("pos_embedding", positions_init, (1, x.shape[1], self.dim))
         x = x + positions.astype(x.dtype)
         for i in range(self.depth):
             x = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
@@ -377,7 +389,7 @@ def feature_dim(config):
 
 
 def validate(config, num_classes=None):
-    """Raises UserError where `config` describes no model; `num_classes` None leaves out its part."""
+    """Raises UserError where `config` describes no model (of `num_classes` classes, if given)."""
     _one_of("backbone", config.backbone, BACKBONES)
     _one_of("stem", config.stem, STEMS)
     _one_of("embedding", config.embedding, EMBEDDINGS)

@@ -18,7 +18,8 @@ def learning_rate(config, steps_per_epoch):
     def scheduled(step):
         if config.schedule == "cosine":
             floor = 0.1**3
-            return peak * (floor + 0.5 * (1 - floor) * (1 + jnp.cos(jnp.pi * step / total)))
+            # cos²(x/2) is (1 + cos x)/2 without its cancellation near the end.
+            return peak * (floor + (1 - floor) * jnp.cos(0.5 * jnp.pi * step / total) ** 2)
         decays = jnp.asarray(config.decay_epochs) * steps_per_epoch
         return peak * config.decay_rate ** jnp.sum(step >= decays)
 

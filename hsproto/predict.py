@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsproto import cli, data, evaluate, models, sharding
+from hsproto import augment, cli, data, models, sharding
 from hsproto import state as state_lib
 from hsproto.errors import UserError
 from hsproto.numerics import matmul, unit
@@ -21,10 +21,11 @@ from hsproto.numerics import matmul, unit
 def nearest(config, variables, prototypes, images):
     """(classes, cosines), likeliest first, int and float32 [B, K], of uint8 images [B, H, W, C].
 
-    In the order in which the run's classifier ranks them: by cosine, but for cross entropy by logit.
+    Ranked as the run's classifier ranks them: by cosine, but for cross entropy by logit.
     """
-    embed = evaluate.make_embed(config, sharding.make_mesh(jax.local_devices()[:1]))
-    projections = embed(variables, images).projections
+    model = models.build(config, config.num_classes)
+    images = augment.make_preprocess(config)(images)
+    projections = models.forward(model, variables, images, train=False)[0].projections
     cosines = matmul(unit(projections), unit(prototypes).T)
     scores = cosines
     if config.loss == "cross_entropy":

@@ -90,12 +90,12 @@ def run(config, state, feeds, mesh, methods=METHODS, **protocol):
     Seconds are those until the classifier is there, compilation included; passes are those of the
     training set through the encoder.
     """
-    embed = evaluate.make_embed(config, mesh)
+    evaluator = evaluate.Evaluator(config, feeds, mesh)
     start = time.perf_counter()
-    train = evaluate.embed_all(config, state.variables, feeds.train, mesh, embed)
+    train = evaluator.embed_all(state.variables, feeds.train)
     jax.block_until_ready(train.features)
     one_pass = time.perf_counter() - start
-    test = evaluate.embed_all(config, state.variables, feeds.test, mesh, embed)
+    test = evaluator.embed_all(state.variables, feeds.test)
     # Probes see the encoder's features, fixed prototypes what the head makes of them.
     encoders = [split._replace(projections=split.features) for split in (train, test)]
 
@@ -103,7 +103,7 @@ def run(config, state, feeds, mesh, methods=METHODS, **protocol):
     for method in methods:
         start = time.perf_counter()
         if method == "fp":
-            found = evaluate.measure(config, train, test, None, None, mesh)
+            found = evaluator.measure(config, train, test, None, None)
             results[method] = {**found.metrics, "seconds": one_pass, "passes": 1}
             continue
         probe = probe_config(config, method, **protocol)
@@ -115,7 +115,7 @@ def run(config, state, feeds, mesh, methods=METHODS, **protocol):
         weights, bias = linear_probe(probe, state.variables, batches, features_of, mesh)
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - start + (one_pass if method == "cached_lp" else 0.0)
-        found = evaluate.measure(probe, *encoders, weights, bias, mesh)
+        found = evaluator.measure(probe, *encoders, weights, bias)
         passes = 1 if method == "cached_lp" else probe.epochs
         results[method] = {**found.metrics, "seconds": seconds, "passes": passes}
         print(f"{method}: test accuracy {found.metrics['test']['accuracy']:.4f}", flush=True)

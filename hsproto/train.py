@@ -107,7 +107,7 @@ def train(config, workdir):
     mesh = sharding.make_mesh()
     sharding.check_divisible("batch_size", config.batch_size, mesh)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
-    models.build(config, max(config.num_classes, 1))
+    models.validate(config)
     _claim(workdir, config)
     splits = data.load(config)
     config = state_lib.resolve(config, splits)
@@ -124,14 +124,15 @@ def train(config, workdir):
         feeds = evaluate.Feeds(
             feed.open(splits.train, config, mesh), feed.open(splits.test, config, mesh)
         )
+        evaluator = evaluate.Evaluator(config, feeds, mesh)
         writer = MetricsWriter(workdir, start, config.tensorboard)
         with contextlib.closing(writer):
-            loop = _Loop(config, mesh, feeds, checkpoints, writer)
+            loop = _Loop(config, mesh, feeds.train, evaluator, checkpoints, writer)
             state = loop.run(state, start, stop)
         if state is None:
             return None
         print("evaluating", flush=True)
-        evaluation = evaluate.evaluate(config, state.variables, feeds, mesh)
+        evaluation = evaluator.evaluate(state.variables)
         checkpoints.wait()
     summary = evaluate.summarise(config, state, evaluation, mesh, loop.progress.images_per_second)
     evaluate.write(workdir, summary, evaluation, splits.train.class_names)
@@ -143,10 +144,10 @@ def train(config, workdir):
 class _Loop:
     """The loop over steps. The metrics of a step are read when the next one is under way."""
 
-    def __init__(self, config, mesh, feeds, checkpoints, writer):
+    def __init__(self, config, mesh, train_feed, evaluator, checkpoints, writer):
         self.total = state_lib.total_steps(config)
         self.progress = Progress(self.total, config.batch_size)
-        self._config, self._mesh, self._feeds = config, mesh, feeds
+        self._config, self._feed, self._evaluator = config, train_feed, evaluator
         self._checkpoints, self._writer = checkpoints, writer
         self._step = make_train_step(config, mesh)
         per_epoch = state_lib.steps_per_epoch(config)
@@ -155,7 +156,7 @@ class _Loop:
 
     def run(self, state, start, stop):
         """The state after the last step, or None when `stop` was set; it is saved either way."""
-        batches = self._feeds.train.batches(start, self.total - start)
+        batches = self._feed.batches(start, self.total - start)
         unread = None
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = self._step(state, batch)
@@ -198,7 +199,7 @@ class _Loop:
         self.progress.step(step, metrics["loss"])
 
     def _evaluate(self, state, step):
-        found = evaluate.evaluate(self._config, state.variables, self._feeds, self._mesh)
+        found = self._evaluator.evaluate(state.variables)
         metrics = {
             f"{split}/{k}": v for split in found.metrics for k, v in found.metrics[split].items()
         }

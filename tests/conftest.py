@@ -1,6 +1,41 @@
-"""All tests run on eight simulated CPU devices."""
+"""All tests run on eight simulated CPU devices; child processes on one."""
 
 import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT
+
+
+@pytest.fixture(scope="session")
+def compilation_cache(tmp_path_factory):
+    """Environment of child processes: one CPU device, compiled code shared between them."""
+    cache = tmp_path_factory.getbasetemp().parent / "compilation_cache"
+    return os.environ | {
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture
+def command(compilation_cache):
+    """Runs `python -m hsproto.MODULE ARGS...` to its end."""
+
+    def run(module, *args):
+        return subprocess.run(
+            [sys.executable, "-m", f"hsproto.{module}", *map(str, args)],
+            cwd=ROOT,
+            env=compilation_cache,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

@@ -36,6 +36,37 @@ class Inputs(NamedTuple):
     temperature: object
 
 
+def arguments(name):
+    """The arguments that the loss `name` is differentiated by."""
+    found = ["features"]
+    found += ["prototypes"] if name in WITH_PROTOTYPES else []
+    found += ["bias"] if name == "cross_entropy" else []
+    found += ["temperature"] if name in WITH_TEMPERATURE else []
+    return found
+
+
+def make(seed, shape, temperature=0.2, kind="random", masked=True, dtype=np.float32):
+    """A batch: classes may be absent, labels out of range, rows masked, features collapsed."""
+    rows, num_classes, dims = shape
+    rng = np.random.default_rng(seed)
+    present = rng.permutation(num_classes)[: rng.integers(1, num_classes + 1)]
+    labels = rng.choice(present, rows)
+    prototypes = rng.normal(size=(num_classes, dims)) * rng.uniform(0.5, 2, (num_classes, 1))
+    features = rng.normal(size=(rows, dims)) * rng.uniform(0.5, 2, (rows, 1))
+    if kind == "collapsed":
+        features = prototypes[labels] + 0.05 * features
+    elif kind == "opposed":
+        features = 0.05 * features - prototypes[labels]
+    if masked:
+        labels = np.where(rng.random(rows) < 0.1, rng.choice([-1, num_classes], rows), labels)
+    where = rng.random(rows) < 0.8 if masked else np.ones(rows, bool)
+    bias = rng.normal(size=num_classes).astype(np.float32)
+    labels, temperature = labels.astype(np.int32), np.float32(temperature)
+    return Inputs(
+        features.astype(dtype), prototypes.astype(dtype), bias, labels, where, temperature
+    )
+
+
 def call(losses, name, inputs, **options):
     """The loss `name` of the module `losses` (this one, or the library) on `inputs`."""
     features, prototypes, bias, labels, where, temperature = inputs

@@ -14,50 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_losses import (
     NAMES,
-    OVER_THE_BATCH,
     WITH_PROTOTYPES,
     WITH_TEMPERATURE,
-    Inputs,
     anchors,
+    arguments,
     call,
     gradient,
+    make,
 )
 
 from hsproto import losses
 
-# (B, K, D): ordinary, K > B, one row, two classes, one class, one dimension.
-SHAPES = ((16, 5, 8), (6, 13, 4), (1, 3, 4), (12, 2, 3), (7, 1, 5), (9, 4, 1))
-LENGTH_FREE = WITH_TEMPERATURE
+# (B, K, D): ordinary, K > B, one row, two classes, one class in one dimension. Few, as compiling
+# takes nearly all the time here.
+SHAPES = ((16, 5, 8), (6, 13, 4), (1, 3, 4), (9, 2, 3), (7, 1, 1))
 seeds = st.integers(0, 2**31 - 1)
-
-
-def arguments(name):
-    """The arguments that the loss is differentiated by."""
-    found = ["features"]
-    found += ["prototypes"] if name in WITH_PROTOTYPES else []
-    found += ["bias"] if name == "cross_entropy" else []
-    found += ["temperature"] if name in WITH_TEMPERATURE else []
-    return found
-
-
-def make(seed, shape, temperature=0.2, kind="random", masked=True, dtype=np.float32):
-    """A batch: classes may be absent, labels out of range, rows masked, features collapsed."""
-    rows, num_classes, dims = shape
-    rng = np.random.default_rng(seed)
-    present = rng.permutation(num_classes)[: rng.integers(1, num_classes + 1)]
-    labels = rng.choice(present, rows)
-    prototypes = rng.normal(size=(num_classes, dims)) * rng.uniform(0.5, 2, (num_classes, 1))
-    features = rng.normal(size=(rows, dims)) * rng.uniform(0.5, 2, (rows, 1))
-    if kind == "collapsed":
-        features = prototypes[labels] + 0.05 * features
-    elif kind == "opposed":
-        features = 0.05 * features - prototypes[labels]
-    if masked:
-        labels = np.where(rng.random(rows) < 0.1, rng.choice([-1, num_classes], rows), labels)
-    where = rng.random(rows) < 0.8 if masked else np.ones(rows, bool)
-    cast = [np.array(jnp.asarray(a, dtype)) for a in (features, prototypes)]
-    bias = rng.normal(size=num_classes).astype(np.float32)
-    return Inputs(*cast, bias, labels.astype(np.int32), where, np.float32(temperature))
 
 
 def float64(inputs):
@@ -107,14 +78,14 @@ def assert_matches_oracle(name, inputs, gradient_rtol=0.0):
     unit = scale(name, inputs.temperature)
     for argument, got in slopes.items():
         right = gradient(name, wide, argument)
-        # Rounding a logit by e changes its softmax weight by the factor 1 + e.
-        size = np.abs(right).max() * max(1.0, unit / 10)
         rounding = unit**2 if argument == "temperature" else unit / len(inputs.labels)
+        # A logit that is off by e moves its softmax weight by the factor 1 + e.
+        amplified = max(1.0, unit / 10)
         np.testing.assert_allclose(
             got.astype(np.float64),
             right,
             rtol=gradient_rtol,
-            atol=1e-5 * size + 1e-6 * rounding,
+            atol=amplified * (1e-5 * np.abs(right).max() + 1e-6 * rounding),
             err_msg=argument,
         )
 
@@ -134,9 +105,12 @@ def test_values_and_gradients_are_those_of_the_equations(
     assert_matches_oracle(name, make(seed, shape, temperature, kind, masked))
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("name", NAMES)
+SHORT = [(name, "bfloat16") for name in NAMES] + [("nonl", "float16"), ("scl", "float16")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), SHORT)
 def test_short_floats_are_taken_at_their_value_and_computed_in_float32(name, dtype):
+    dtype = jnp.dtype(dtype)
     inputs = make(1, SHAPES[0], 0.1, dtype=dtype)
     assert_matches_oracle(name, inputs, gradient_rtol=float(jnp.finfo(dtype).eps))
     assert run(name, inputs)[2]["features"].dtype == dtype
@@ -210,7 +184,7 @@ def test_features_and_prototypes_of_length_zero_give_finite_values_and_gradients
 
 
 @pytest.mark.parametrize("length", [1e-20, 1e20])
-@pytest.mark.parametrize("name", LENGTH_FREE)
+@pytest.mark.parametrize("name", WITH_TEMPERATURE)
 def test_lengths_of_features_and_prototypes_do_not_matter(name, length):
     inputs = make(7, SHAPES[0])
     _, mean, slopes = run(name, inputs)
@@ -252,7 +226,7 @@ def test_a_joint_rotation_changes_nothing_and_a_permutation_only_the_order(name,
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_labels_may_be_integers_of_any_width(name, dtype):
     # 300 classes do not fit into eight bits, the labels in use do.
     inputs = make(9, (6, 300, 4), masked=False)
@@ -263,7 +237,7 @@ def test_labels_may_be_integers_of_any_width(name, dtype):
     np.testing.assert_allclose(found.values, expected.values, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["nonl", "scl"])
 def test_results_stay_float32_where_64_bit_types_are_on(name):
     inputs = make(10, SHAPES[0])
     with jax.enable_x64(True):
@@ -336,7 +310,7 @@ def test_prototypes_of_absent_classes_change_nothing_on_either_side_of_k_equal_t
     labels = np.array([0, 1, 2, 3, 4, 5, 0, 1, 2, 8], np.int32)  # 8 is masked below
     where = labels != 8
     results = []
-    for num_classes in (9, 10, 11, 14):
+    for num_classes in (9, 11):
         few = inputs.prototypes[:num_classes]
         results.append(run(name, inputs._replace(prototypes=few, labels=labels, where=where)))
     first = results[0]
@@ -370,10 +344,7 @@ def test_ntce_and_nonl_need_the_smaller_of_a_batch_by_classes_and_a_batch_by_bat
     assert largest_array(compiled(name), make(17, shape)) <= 8 * 64
 
 
-BLOCK_SIZES = (1, 3, 5, 16, 100)
-
-
-@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("block_size", [1, 5, 100])
 def test_scl_in_blocks_is_scl(block_size):
     inputs = make(18, SHAPES[0])
     found, mean, slopes = run("scl", inputs)

@@ -1,0 +1,208 @@
+"""Spectra: effective rank, entropy of a Gram matrix, spread of each class, the simplex ETF.
+
+Rounding noise must not look like spread. An effective rank adds up -p log p over hundreds of
+eigenvalues, so that noise of 1e-7 in each, which no other use of a spectrum would notice, moves
+its fourth digit. Three things keep it out. Where the matrix itself is at hand its singular values
+are taken, whose squares are exact to 1e-14 of the largest. Eigenvalues of a Gram matrix get back
+what its trace says they have lost. And -p log|p| is added up over negative eigenvalues too: the
+noise around zero is symmetric and cancels, where clipping would leave its positive half.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hsproto import class_stats, numerics
+
+# Elements of the rows, or of the Gram matrices, of the classes that are worked on at a time.
+CHUNK_ELEMENTS = 1 << 23
+
+# Rows of a class that are added to its [D, D] Gram matrix at a time.
+GRAM_ROWS = 1024
+
+_EPS = float(jnp.finfo(jnp.float32).eps)
+
+
+def effective_rank(matrix):
+    """Effective rank: the number of equal singular values of the same entropy.
+
+    erank(A) = exp(-sum_j p_j log p_j),  p = s / sum(s), s the singular values of A;  erank(0) = 0.
+    (Roy and Vetterli 2007.) Between 1 and the rank for any other matrix, whatever its scale.
+    For a covariance matrix the singular values are the variances along the principal axes.
+
+    matrix: floating [m, n]. Singular values below 4 eps of the largest count as zero.
+    Returns a float32 scalar. Raises ValueError for another shape or type.
+    """
+    numerics.check_features("matrix", matrix)
+    matrix = jnp.asarray(matrix)
+    if 0 in matrix.shape:
+        return jnp.zeros((), jnp.float32)
+    return exp_entropy(singular_values(matrix))
+
+
+def singular_values(matrix, rank=None):
+    """Singular values of [..., m, n], largest first, without rounding noise.
+
+    Zero where below 4 eps of the largest, and from number `rank` on, which may be traced.
+    """
+    matrix, exponent = scaled(matrix.astype(jnp.float32))
+    values = lax.linalg.svd(matrix, full_matrices=False, compute_uv=False)
+    keep = values > 4 * _EPS * values[..., :1]
+    if rank is not None:
+        keep &= jnp.arange(values.shape[-1]) < rank
+    # NaN is neither kept nor zero: a matrix with a NaN in it must not look like no spread.
+    return jnp.ldexp(jnp.where(keep | jnp.isnan(values), values, 0.0), exponent)
+
+
+def eigenvalues(gram):
+    """Eigenvalues of symmetric [..., n, n], smallest first; those at zero are of either sign."""
+    values = jnp.linalg.eigvalsh(gram)
+    lost = jnp.trace(gram, axis1=-2, axis2=-1) - jnp.sum(values, axis=-1)
+    return values + lost[..., None] / values.shape[-1]
+
+
+def entropy(p):
+    """-sum p log|p| over the last axis, with 0 log 0 = 0."""
+    return -jnp.sum(p * jnp.log(jnp.where(p == 0, 1.0, jnp.abs(p))), axis=-1)
+
+
+def exp_entropy(weights):
+    """exp of the entropy of weights / sum(weights) over the last axis; 0 for no weight at all."""
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    rank = jnp.exp(entropy(weights / jnp.where(total == 0, 1.0, total)))
+    return jnp.where(total[..., 0] == 0, 0.0, rank)
+
+
+def scaled(x):
+    """(x / 2^e, e) with the largest entry of `x` near 1: squares neither over- nor underflow, and
+    no digit changes."""
+    exponent = binary_exponent(x)
+    return jnp.ldexp(x, -exponent), exponent
+
+
+def binary_exponent(x):
+    """Integer e with the largest entry of `x` between 2^(e-1) and 2^e; 0 where not finite."""
+    largest = jnp.max(jnp.abs(x), initial=0.0)
+    exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0.0))[1]
+    return jnp.clip(exponent, -126, 126)
+
+
+def simplex_etf(key, num_classes, dim):
+    """Simplex equiangular tight frame: K unit vectors of equal, least possible cosine.
+
+    w_a · w_b = -1/(K-1) for a != b,  |w_c| = 1,  sum of w_c = 0; turned by a random rotation.
+    (Papyan, Han and Donoho 2020.) The common minimum of the method's losses on balanced data.
+
+    key: a PRNG key. num_classes: K >= 1. dim: D >= K-1.
+    Returns float32 [K, D]. Raises ValueError for D < K-1, where there is no such frame.
+    """
+    numerics.check_classes(num_classes)
+    if dim < max(num_classes - 1, 1):
+        raise ValueError(
+            f"dim must be at least num_classes - 1 = {num_classes - 1}: {num_classes} vectors of "
+            f"pairwise cosine -1/{num_classes - 1} span that many dimensions; got {dim}"
+        )
+    if num_classes == 1:
+        return numerics.unit(jax.random.normal(key, (1, dim)))
+    # Helmert's orthonormal basis of the vectors of sum zero: its rows are the corners.
+    row, column = np.mgrid[:num_classes, 1:num_classes]
+    corners = np.where(row < column, 1.0, np.where(row == column, -column, 0.0))
+    corners = corners / np.sqrt(column * (column + 1.0))
+    basis, triangle = jnp.linalg.qr(jax.random.normal(key, (dim, num_classes - 1)))
+    # With this sign the basis is uniform over all rotations (Mezzadri 2007).
+    basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)
+    return numerics.unit(numerics.matmul(corners, basis.T))
+
+
+def plan_classes(counts, dim, multiple=1):
+    """Groups of classes to decompose together, from the rows `counts` [K] (or bounds) of each.
+
+    Returns (widths, groups). A class of n < D rows is decomposed through its rows, padded to
+    the widest of its group, whose classes have up to twice as many rows as each other; `widths`
+    holds that number. The others, of width 0, go through their [D, D] Gram matrix. `groups` holds
+    int32 arrays [chunks, classes], padded with K. `multiple`: of which the number of classes in a
+    chunk is one.
+    """
+    counts = np.asarray(counts)
+    wide = counts >= dim
+    octave = np.ceil(np.log2(np.maximum(counts, 32))).astype(int)
+    octave[wide] = 0
+    octave[counts < 2] = -1
+    widths, groups = [], []
+    for group in np.unique(octave[octave >= 0]):
+        members = np.flatnonzero(octave == group)
+        width = 0 if group == 0 else min(-(-int(counts[members].max()) // 8) * 8, dim)
+        most = max(CHUNK_ELEMENTS // ((width or dim) * dim), 1)
+        chunks = math.ceil(len(members) / most)
+        per_chunk = math.ceil(math.ceil(len(members) / chunks) / multiple) * multiple
+        padded = np.full(chunks * per_chunk, len(counts), np.int32)
+        padded[: len(members)] = members
+        widths.append(width)
+        groups.append(padded.reshape(chunks, per_chunk))
+    return tuple(widths), tuple(groups)
+
+
+def mean_class_rank(features, labels, keep, stats, widths, groups, sharding=None):
+    """Mean over classes of two rows or more of erank(Cov of the class's unit rows).
+
+    stats: `ClassStats` of the unit rows. widths, groups: of `plan_classes`. sharding: how a chunk
+    [classes, ...] of classes is laid out over devices, each of which decomposes its own.
+    NaN where no class has two rows.
+    """
+    rows, num_classes = labels.shape[0], stats.counts.shape[0]
+    by_class = jnp.argsort(jnp.where(keep, labels, num_classes), stable=True)
+    ends = jnp.cumsum(stats.counts)
+
+    def residuals(label, first, width):
+        """Unit rows number first..first+width of a class, less its mean; zeros beyond its last."""
+        member = first + jnp.arange(width)
+        within = member < jnp.take(stats.counts, label, mode="fill", fill_value=0)
+        position = jnp.take(ends - stats.counts, label, mode="clip") + member
+        chosen = jnp.take(by_class, position, mode="clip")
+        # The rows are gathered before they are normalised: no [N, D] of directions is made.
+        picked = class_stats.masked(jnp.take(features, chosen, axis=0, mode="clip"), within)
+        centre = jnp.take(stats.means, label, axis=0, mode="clip")
+        return jnp.where(within[:, None], numerics.unit(picked) - centre, 0.0)
+
+    def dims_gram(label):
+        def add(i, gram):
+            part = residuals(label, i * width, width)
+            return gram + numerics.matmul(part.T, part)
+
+        dim, width = features.shape[1], min(GRAM_ROWS, rows)
+        blocks = -(-jnp.take(stats.counts, label, mode="fill", fill_value=0) // width)
+        return lax.fori_loop(0, blocks, add, jnp.zeros((dim, dim), jnp.float32))
+
+    def ranks_of_chunk(labels_of_chunk, width):
+        if width:
+            parts = jax.vmap(lambda label: residuals(label, 0, width))(labels_of_chunk)
+            spectrum = rows_spectrum
+        else:
+            parts = lax.map(dims_gram, labels_of_chunk)
+            spectrum = eigenvalues
+        if sharding is not None:
+            parts = lax.with_sharding_constraint(parts, sharding)
+        return exp_entropy(spectrum(parts))
+
+    ranks = jnp.zeros((num_classes,), jnp.float32)
+    for width, group in zip(widths, groups, strict=True):
+        found = lax.map(functools.partial(ranks_of_chunk, width=width), group)
+        ranks = ranks.at[group.reshape(-1)].set(found.reshape(-1), mode="drop")
+    ranks = jnp.where(class_stats.spread(stats) == 0, 0.0, ranks)
+    paired = stats.counts >= 2
+    return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(paired.any(), paired.sum(), jnp.nan)
+
+
+def rows_spectrum(rows):
+    """Eigenvalues of rows @ rows.T for centred rows [..., n, D], n <= D, in any order."""
+    # On CPU the singular values cost less than `eigvalsh`, which computes the vectors too, and
+    # are more accurate; accelerators have no fast SVD of a batch.
+    return lax.platform_dependent(
+        rows,
+        cpu=lambda rows: singular_values(rows) ** 2,
+        default=lambda rows: eigenvalues(numerics.matmul(rows, rows.mT)),
+    )

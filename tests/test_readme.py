@@ -1,0 +1,58 @@
+"""What the README and the package say of themselves is true."""
+
+import ast
+import configparser
+import re
+
+from runs import ROOT
+
+from hsproto import config as config_lib
+from hsproto import losses, report
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_examples_run_in_order():
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 4
+    exec(compile("\n".join(blocks), "README.md", "exec"), {})
+
+
+def test_every_loss_is_in_the_table():
+    for name in config_lib.LOSSES:
+        assert f"\n| `{name}` |" in README
+        assert getattr(losses, name).__doc__
+
+
+def test_every_metric_of_the_report_is_explained():
+    explained = README[README.index("### What the metrics mean") :].replace("`..._std`", "")
+    for name in report.METRICS:
+        assert f"`{name}`" in explained or name.endswith("_std"), name
+
+
+def test_every_path_named_exists():
+    for path in re.findall(r"(?:configs|docs|hsproto)/\w+\.(?:py|png)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_only_models_imports_flax():
+    for path in (ROOT / "hsproto").glob("*.py"):
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+        assert ("flax" in imported) == (path.name == "models.py"), path.name
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = re.search(r"-m pytest[^\n]*", README).group()
+    assert command in (ROOT / ".ci/run").read_text()
+
+
+def test_requirements_are_ranges_that_admit_both_pythons():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options"]["python_requires"] == ">=3.11"
+    assert "jax>=0.10,<0.13" in (ROOT / "requirements.txt").read_text().splitlines()

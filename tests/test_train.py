@@ -1,0 +1,221 @@
+"""Training: the step, what a run leaves behind, and that stopping it loses nothing."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import ROOT, outcome, tiny, tiny_config
+
+from hsproto import config as config_lib
+from hsproto import data, evaluate, feed, models, sharding, train
+from hsproto import state as state_lib
+from hsproto.errors import UserError
+
+
+def resolved(argument="", recipe="digits"):
+    config = tiny_config(recipe, argument)
+    splits = data.load(config)
+    return state_lib.resolve(config, splits), splits
+
+
+def after_steps(config, splits, devices, steps=3):
+    """(params, losses) after some steps on a number of devices."""
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    step, state = train.make_train_step(config, mesh), state_lib.create(config, mesh)
+    losses = []
+    for batch in feed.open(splits.train, config, mesh).batches(0, steps):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return jax.device_get(state.params), np.array(losses)
+
+
+@pytest.mark.parametrize("loss", ["nonl", "scl"])
+def test_steps_on_eight_devices_equal_those_on_one(loss):
+    config, splits = resolved(recipe="digits" if loss == "nonl" else "scl_digits")
+    one, losses_of_one = after_steps(config, splits, devices=1)
+    eight, losses_of_eight = after_steps(config, splits, devices=8)
+    np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), eight, one)
+
+
+@pytest.mark.parametrize("loss", config_lib.LOSSES)
+def test_every_loss_trains(loss):
+    config, splits = resolved(f"loss={loss}")
+    _, losses = after_steps(config, splits, devices=1, steps=8)
+    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
+
+
+def test_the_loss_of_a_step_is_the_named_loss_of_the_model(monkeypatch):
+    config, splits = resolved("loss=ntce,embedding=pooled")
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    state = state_lib.create(config, mesh)
+    prototypes, bias = models.classifier(state.variables)
+    features = jax.random.normal(jax.random.key(0), (16, prototypes.shape[1]))
+    labels = jnp.arange(16) % 10
+    found = train.batch_loss(config, models.Outputs(features, features), prototypes, bias, labels)
+    from hsproto import losses
+
+    expected = losses.ntce(features, prototypes, labels, temperature=config.temperature)
+    np.testing.assert_array_equal(found.values, expected.values)
+
+
+def test_a_run_leaves_what_it_promises(tmp_path, capsys):
+    config = tiny_config()
+    summary = train.train(config, tmp_path)
+    told = capsys.readouterr().out
+    assert "images/s" in told and "ETA" in told and "optimum" in told
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoints", "config.json", "cosines.png", "metrics.jsonl", "prototypes.npz",
+        "summary.json", "training.png",
+    }  # fmt: skip
+    records, stored = outcome(tmp_path)
+    total = state_lib.total_steps(state_lib.resolve(config, data.load(config)))
+    assert summary["step"] == stored["step"] == total
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, total + 1))
+    assert {r["step"] for r in records if "test/accuracy" in r} < set(range(1, total))
+    full = json.loads((tmp_path / "summary.json").read_text())
+    assert set(full) >= {"config", "versions", "devices", "images_per_second"}
+    assert 0 <= full["test"]["accuracy"] <= 1 and full["images_per_second"] > 0
+    with np.load(tmp_path / "prototypes.npz") as arrays:
+        assert arrays["prototypes"].shape == (10, 8)
+        assert list(arrays["class_names"]) == [str(i) for i in range(10)]
+
+    # The same command again has nothing left to do, and a changed config is another run.
+    again = train.train(config, tmp_path)
+    assert again["test"] == summary["test"]
+    with pytest.raises(UserError, match="another config.*temperature"):
+        train.train(tiny_config(argument="temperature=0.5"), tmp_path)
+
+
+def test_evaluation_counts_every_image_once():
+    """Batches that do not divide the set, and other numbers of devices, change nothing."""
+    config, splits = resolved()
+    found = []
+    for devices, size in ((1, 7), (1, 360), (8, 104)):
+        config.eval_batch_size = size
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        feeds = evaluate.Feeds(*(feed.open(split, config, mesh) for split in splits))
+        state = state_lib.create(config, mesh)
+        found.append(evaluate.Evaluator(config, feeds, mesh).evaluate(state.variables).metrics)
+    for other in found[1:]:
+        assert other["test"]["accuracy"] == found[0]["test"]["accuracy"]
+        for key, value in found[0]["train"].items():
+            assert other["train"][key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(argument="base_lr=1e30,warmup_epochs=0,loss=cross_entropy")
+    with pytest.raises(train.NonFiniteLoss, match=r"step \d+ is (nan|inf)"):
+        train.train(config, tmp_path)
+    mesh = sharding.make_mesh()
+    if any((tmp_path / "checkpoints").iterdir()):
+        _, state, _ = state_lib.load(tmp_path, mesh)
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
+
+
+def start(arguments, environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "hsproto.train", *arguments],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for(process, condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened in time"
+        if process.poll() is not None:
+            return
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, compilation_cache):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    process = start([f"--config={tiny()}", f"--workdir={workdir}"], compilation_cache)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    return outcome(workdir)
+
+
+def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, compilation_cache):
+    arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
+    metrics = tmp_path / "metrics.jsonl"
+    process = start(arguments, compilation_cache)
+    wait_for(process, lambda: metrics.exists() and metrics.read_text().count("\n") > 10)
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "saved" in told, told
+    assert not (tmp_path / "summary.json").exists()
+    told, _ = (resumed := start(arguments, compilation_cache)).communicate(timeout=300)
+    assert resumed.returncode == 0 and "resuming at step" in told, told
+    assert outcome(tmp_path) == undisturbed
+
+
+def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
+    tmp_path, undisturbed, compilation_cache
+):
+    arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
+    chance, checkpoints = random.Random(0), tmp_path / "checkpoints"
+    metrics = tmp_path / "metrics.jsonl"
+    for attempt in range(4):
+        lines = metrics.read_text().count("\n") if metrics.exists() else 0
+        process = start(arguments, compilation_cache)
+        if attempt % 2:  # inside a save: Orbax's folder of an uncommitted checkpoint is there
+            wait_for(process, lambda: any(checkpoints.glob("*tmp*")))
+        else:
+            wait_for(process, lambda n=lines: metrics.exists() and _lines(metrics) > n + 5)
+            time.sleep(chance.random() * 0.2)
+        process.kill()
+        process.communicate(timeout=60)
+    told, _ = (resumed := start(arguments, compilation_cache)).communicate(timeout=300)
+    assert resumed.returncode == 0, told
+    assert outcome(tmp_path) == undisturbed
+
+
+def _lines(path):
+    return path.read_text().count("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--config=configs/digits.py:loss=triplet", "--workdir={}"], "loss='triplet'"),
+        (["--config=configs/digits.py:epoch=3", "--workdir={}"], "did you mean 'epochs'"),
+        (["--config=configs/digits.py", "--workdir=/dev/null/x"], "not writable"),
+        (["--config=configs/cifar.py:source=arrays,data_dir=/none", "--workdir={}"], "/none"),
+        (["--config=configs/digits.py:num_classes=7", "--workdir={}"], "num_classes=7"),
+        (["--config=configs/digits.py"], "--workdir"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(tmp_path, command, arguments, told):
+    done = command("train", *(a.format(tmp_path) for a in arguments))
+    assert done.returncode == 2
+    assert done.stderr.startswith("hsproto: ") and done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+def test_a_batch_must_divide_by_the_devices(tmp_path):
+    with pytest.raises(UserError, match="batch_size=63 must be divisible.*8"):
+        train.train(tiny_config(argument="batch_size=63"), tmp_path)
+
+
+def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
+    config = tiny_config(argument="keep_checkpoints=3")
+    train.train(config, tmp_path)
+    newest = max((tmp_path / "checkpoints").iterdir(), key=lambda p: int(p.name))
+    for path in newest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 100:
+            path.write_bytes(os.urandom(64))
+    mesh = sharding.make_mesh()
+    with pytest.warns(UserWarning, match=f"checkpoint of step {newest.name} is not readable"):
+        _, _, step = state_lib.load(tmp_path, mesh)
+    assert step < int(newest.name)
