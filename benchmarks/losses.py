@@ -66,9 +66,7 @@ def ours(name):
     if name == "scl":
         return lambda z, w, y: loss(z, y, temperature=TEMPERATURE).mean()
     if name == "prototype_softmax":
-        return lambda z, w, y: loss(
-            z, y, num_classes=VIEW_CLASSES, temperature=TEMPERATURE
-        ).mean()
+        return lambda z, w, y: loss(z, y, num_classes=VIEW_CLASSES, temperature=TEMPERATURE).mean()
     return lambda z, w, y: loss(z, w, y, temperature=TEMPERATURE).mean()
 
 
@@ -309,7 +307,8 @@ def rows_of(times, names, shape):
             row[f"{variant}/ours"] = ratio(times, (name, variant), mine)
         same_products = name in PROTOTYPE_LOSSES
         row["ours/normface"] = ratio(times, mine, ("normface", "ours")) if same_products else None
-        row["ours/products"] = ratio(times, mine, ("products", "ours"))
+        has_products = same_products or name == "scl"
+        row["ours/products"] = ratio(times, mine, ("products", "ours")) if has_products else None
         yield row
 
 

@@ -1,6 +1,6 @@
 """NONL on 1,797 real handwritten digits, to Neural Collapse, on a laptop's CPU.
 
-  python -m hsproto.train --config=configs/digits.py --workdir=runs/digits
+python -m hsproto.train --config=configs/digits.py --workdir=runs/digits
 """
 
 from hsproto.config import default, with_argument

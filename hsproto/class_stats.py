@@ -119,6 +119,17 @@ def directions(means):
     return jnp.where(noise, 0.0, numerics.unit(means))
 
 
+def centred(rows, counted):
+    """Counted rows less their mean, and that mean; zero where rounding alone parts the two."""
+    number = jnp.maximum(jnp.sum(counted), 1)
+    mean = jnp.sum(masked(rows, counted), axis=0) / number
+    mean += jnp.sum(masked(rows - mean, counted), axis=0) / number
+    rest = masked(rows - mean, counted)
+    size = jnp.max(jnp.sum(masked(rows, counted) ** 2, axis=1))
+    noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= ROUNDING * size
+    return jnp.where(noise, 0.0, rest), mean
+
+
 def class_means(features, labels, *, num_classes, where=None):
     """Mean and number of the rows of each class, of the features as given.
 

@@ -154,11 +154,11 @@ class Evaluator:
         return np.asarray(self._gather(array))
 
 
-def summarise(config, state, evaluation, mesh, images_per_second):
+def summarise(config, step, evaluation, mesh, images_per_second):
     """What summary.json holds."""
     packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
-        "step": int(state.step),
+        "step": step,
         **evaluation.metrics,
         "config": config.to_dict(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
@@ -198,7 +198,7 @@ def main(argv):
     splits = data.load(config)
     feeds = Feeds(*(feed.open(split, config, mesh) for split in splits))
     found = Evaluator(config, feeds, mesh).evaluate(state.variables)
-    print(report.table(summarise(config, state, found, mesh, None)))
+    print(report.table(summarise(config, step, found, mesh, None)))
     return 0
 
 

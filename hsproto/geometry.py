@@ -10,6 +10,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg  # noqa: F401  (holds the BLAS that XLA calls, which threadpoolctl must find)
 import threadpoolctl
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -98,21 +99,19 @@ def neural_collapse(features, labels, prototypes=None, *, num_classes, bias=None
     """
     _check(features, labels, prototypes, num_classes, bias, where)
     rows, dim = jnp.shape(features)
-    traced = [isinstance(x, jax.core.Tracer) for x in (labels, where)]
+    features, labels = jnp.asarray(features), jnp.asarray(labels).astype(jnp.int32)
     sharding = _class_sharding(features)
-    if traced[0]:
+    if _traced(labels):
         counts = np.full(num_classes, rows)
     else:
-        counts = np.asarray(
-            _count(labels, None if traced[1] else where, num_classes, _replicated(sharding))
-        )
+        counts = _count(labels, None if _traced(where) else where, num_classes, sharding)
     devices = 1 if sharding is None else math.prod(sharding.mesh.shape.values())
     widths, groups = spectra.plan_classes(counts, dim, devices)
-    arguments = (features, labels, where, prototypes, bias, groups, num_classes, widths, sharding)
-    if any(isinstance(x, jax.core.Tracer) for x in arguments[:5]):
-        return _measure(*arguments)
-    with _blas_on_one_thread():
-        return jax.block_until_ready(_measure(*arguments))
+    arrays = (features, labels, where, prototypes, bias)
+    with contextlib.nullcontext() if _traced(*arrays) else _blas_on_one_thread():
+        measures = _measure(*arrays, groups, widths, sharding, num_classes)
+        measures = jax.block_until_ready(measures)
+    return {key: measures[key] for key in optimum(num_classes) if key in measures}
 
 
 def optimum(num_classes, dim=None):
@@ -127,7 +126,7 @@ def optimum(num_classes, dim=None):
     num_classes = int(num_classes)
     spanned = num_classes - 1.0 if simplex else None
     cosine = -1 / spanned if simplex else None
-    best = _mir_optimum(num_classes) if simplex else None
+    best = spectra.mir_at_collapse(num_classes) if simplex else None
     zero = 0.0 if simplex else None
     apart = 0.0 if num_classes >= 2 else None
     return {
@@ -181,19 +180,21 @@ def _class_sharding(features):
     return NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names))
 
 
-def _replicated(sharding):
-    return None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec())
+def _traced(*arrays):
+    return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _count(labels, where, num_classes, sharding):
-    labels = labels.astype(jnp.int32)
     keep = numerics.row_mask(labels, num_classes, where)
     counts = jax.ops.segment_sum(
         keep.astype(jnp.int32), jnp.where(keep, labels, num_classes), num_classes
     )
-    # Every process of a run plans by these numbers and so needs them all.
-    return counts if sharding is None else lax.with_sharding_constraint(counts, sharding)
+    if sharding is not None:
+        # Every process of a run plans by these numbers and so needs them all.
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+        counts = lax.with_sharding_constraint(counts, everywhere)
+    return counts
 
 
 @contextlib.contextmanager
@@ -207,62 +208,76 @@ def _blas_on_one_thread():
         yield
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8))
-def _measure(
-    features, labels, where, prototypes, bias, groups, num_classes, widths, sharding
-):
-    labels = labels.astype(jnp.int32)
-    keep = numerics.row_mask(labels, num_classes, where)
-    empty = class_stats.init(num_classes, features.shape[1])
+def _measure(features, labels, where, prototypes, bias, groups, widths, sharding, num_classes):
+    # Compiled in parts: the one between classes serves data sets of any number of rows.
+    empty = class_stats.init(num_classes, jnp.shape(features)[1])
+    to_size = Partial(_to_size, _exponent(features, labels, where, num_classes))
     unit_stats = class_stats.update(empty, features, labels, where, numerics.unit)
-    # A power of two: nc1-nc4 and cdnv are free of scale, their squares are not free of overflow.
-    exponent = spectra.binary_exponent(class_stats.masked(features, keep))
-    to_size = Partial(_to_size, exponent)
     stats = class_stats.update(empty, features, labels, where, to_size)
-
-    measures = _of_directions(unit_stats)
+    measures, between = _of_classes(unit_stats, stats, prototypes)
     measures["erank_intra"] = spectra.mean_class_rank(
-        features, labels, keep, unit_stats, widths, groups, sharding
+        features, labels, where, unit_stats, groups, widths=widths, sharding=sharding
     )
-    measures |= _of_means(stats)
-    if prototypes is not None:
-        measures |= _of_prototypes(prototypes, unit_stats, stats)
-    measures |= _over_rows(features, labels, keep, to_size, stats, prototypes, bias)
+    return measures | _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
 
-    finite = jnp.isfinite(jnp.sum(stats.scatter))
-    if prototypes is not None:
-        counted = (stats.counts > 0)[:, None]
-        finite &= jnp.all(jnp.isfinite(prototypes) | ~counted)
-    measures = {key: jnp.where(finite, value, jnp.nan) for key, value in measures.items()}
-    measures["classes_counted"] = jnp.sum(stats.counts > 0).astype(jnp.float32)
-    return {key: measures[key].astype(jnp.float32) for key in optimum(num_classes) if key in measures}
+
+@functools.partial(jax.jit, static_argnums=3)
+def _exponent(features, labels, where, num_classes):
+    """Exponent of the largest entry of the rows that count."""
+    keep = numerics.row_mask(labels, num_classes, where)
+    blocks = class_stats.row_blocks(*features.shape)
+
+    def larger(i, largest):
+        rows = class_stats.masked(blocks.take(features, i), blocks.take(keep, i))
+        return jnp.maximum(largest, jnp.max(jnp.abs(rows)))
+
+    return spectra.binary_exponent(
+        lax.fori_loop(0, blocks.count, larger, jnp.zeros((), jnp.float32))
+    )
 
 
 def _to_size(exponent, rows):
+    """`rows` over a power of two: the ratios are free of scale, the squares in them not free of
+    overflow."""
     return jnp.ldexp(rows, -exponent)
 
 
+@jax.jit
+def _of_classes(unit_stats, stats, prototypes):
+    """What counts, means and variances of classes determine, and prototypes; and the centred
+    means, their centre and `spectra.whitening`, which the rows are held against."""
+    counted = stats.counts > 0
+    centred, centre = class_stats.centred(stats.means, counted)
+    directions = None
+    if prototypes is not None:
+        prototypes = class_stats.masked(prototypes, counted)
+        directions = numerics.unit(prototypes)
+    measures = {"classes_counted": jnp.sum(counted).astype(jnp.float32)}
+    measures |= _of_directions(unit_stats) | _of_means(stats, centred)
+    measures |= _of_spectra(unit_stats.means, directions, counted)
+    if prototypes is not None:
+        measures |= _of_prototypes(prototypes, directions, unit_stats, centred)
+    return measures, (centred, centre, spectra.whitening(centred, stats.means, counted))
+
+
 def _of_directions(stats):
-    """What unit features alone determine."""
+    """What the means and variances of unit features determine."""
     counted, paired = stats.counts > 0, stats.counts >= 2
-    scatter = class_stats.spread(stats)
     size = stats.counts.astype(jnp.float32)
-    # sum over ordered pairs of |u_i - u_j|² = 2 n_c scatter_c
-    pairs = jnp.sum(size * (size - 1))
-    alignment = jnp.sum(2 * size * scatter) / jnp.where(paired.any(), pairs, jnp.nan)
+    # Over the ordered pairs of a class, |u_i - u_j|² adds up to 2 n_c times its scatter.
+    squares = jnp.sum(2 * size * class_stats.spread(stats))
+    pairs = jnp.where(paired.any(), jnp.sum(size * (size - 1)), jnp.nan)
     cosine_mean, cosine_std = _cosines(class_stats.directions(stats.means), counted)
     return {
-        "erank_inter": _between(counted, _rank_of_centred(stats.means, counted)),
-        "instance_alignment": alignment,
+        "instance_alignment": squares / pairs,
         "cosine_means_mean": cosine_mean,
         "cosine_means_std": cosine_std,
     }
 
 
-def _of_means(stats):
+def _of_means(stats, centred):
     """What the means and variances of the features as given determine."""
     counted, paired = stats.counts > 0, stats.counts >= 2
-    centred, _ = _centred(stats.means, counted)
     lengths = jnp.linalg.norm(centred, axis=1)
     mean_length = _mean(lengths, counted)
     deviation = jnp.sqrt(_mean((lengths - mean_length) ** 2, counted))
@@ -270,7 +285,7 @@ def _of_means(stats):
     cosines = numerics.matmul(directions, directions.T)
     simplex_cosine = -1 / jnp.maximum(jnp.sum(counted) - 1, 1)
     return {
-        "nc2_equinorm": _between(counted, _ratio(deviation, mean_length)),
+        "nc2_equinorm": _between(counted, spectra.ratio(deviation, mean_length)),
         "nc2_equiangular": _mean(jnp.abs(cosines - simplex_cosine), _pairs(counted)),
         "cdnv": _mean(_normalised_variances(stats), _pairs(paired)),
     }
@@ -286,103 +301,71 @@ def _normalised_variances(stats):
         # Differences one by one: |a|² + |b|² - 2ab would lose the digits of close means.
         distances = jnp.sum((stats.means - mean) ** 2, axis=1)
         distances = jnp.where(distances <= class_stats.ROUNDING * (sizes + size), 0.0, distances)
-        return _ratio(variances + variance, 2 * distances)
+        return spectra.ratio(variances + variance, 2 * distances)
 
     return lax.map(of_class, (stats.means, variances, sizes))
 
 
-def _of_prototypes(prototypes, unit_stats, stats):
-    """What prototypes and class means determine."""
-    counts = stats.counts
-    counted = counts > 0
-    prototypes = class_stats.masked(prototypes, counted)
-    directions = numerics.unit(prototypes)
-    mean_directions = class_stats.directions(unit_stats.means)
-
+def _of_prototypes(prototypes, directions, stats, centred_means):
+    """What prototypes and class means determine, spectra apart; `stats` of unit features."""
+    counts, counted = stats.counts, stats.counts > 0
     # |u_i - w|² summed over a class is its scatter and n_c |mu_c - w|²: no second look at rows.
-    offsets = jnp.sum((unit_stats.means - directions) ** 2, axis=1)
-    total = jnp.sum(class_stats.spread(unit_stats) + counts * offsets)
-    alignment = total / jnp.where(counted.any(), jnp.sum(counts), jnp.nan)
+    offsets = jnp.sum((stats.means - directions) ** 2, axis=1)
+    squares = jnp.sum(class_stats.spread(stats) + counts * offsets)
+    from_mean = jnp.sum((class_stats.directions(stats.means) - directions) ** 2, axis=1)
     cosine_mean, cosine_std = _cosines(directions, counted)
-
-    means, _ = _centred(stats.means, counted)
-    difference = _to_unit_norm(prototypes) - _to_unit_norm(means)
-    centred_directions = numerics.unit(_centred(directions, counted)[0])
-    mean_rows = _mean_rows(unit_stats.means, mean_directions, counted)
-    number = jnp.sum(counted)
-    mir, hdr = _information(directions, mean_rows, number)
-    mir_centered, hdr_centered = _information(centred_directions, mean_rows, number)
-    between = {
-        "erank_weights": _rank_of_centred(directions, counted),
-        "mir": mir,
-        "mir_gap": mir - _mir_optimum(number),
-        "mir_centered": mir_centered,
-        "hdr": hdr,
-        "hdr_centered": hdr_centered,
-        "nc3": jnp.linalg.norm(difference),
-    }
-    return {key: _between(counted, value) for key, value in between.items()} | {
-        "weight_alignment": alignment,
-        "class_alignment": _mean(jnp.sum((mean_directions - directions) ** 2, axis=1), counted),
+    difference = _to_unit_norm(prototypes) - _to_unit_norm(centred_means)
+    return {
+        "weight_alignment": squares / jnp.where(counted.any(), jnp.sum(counts), jnp.nan),
+        "class_alignment": _mean(from_mean, counted),
+        "nc3": _between(counted, jnp.linalg.norm(difference)),
         "cosine_prototypes_mean": cosine_mean,
         "cosine_prototypes_std": cosine_std,
     }
 
 
-def _mean_rows(means, directions, counted):
-    """unit(mu^_c - mu^_G) [K, D], zero where the difference is."""
-    centre = jnp.where(
-        jnp.sum(counted) > 0, jnp.sum(means, axis=0) / jnp.maximum(jnp.sum(counted), 1), 0.0
+def _of_spectra(means, directions, counted):
+    """Ranks between classes of the means of unit features; with prototypes, what they share."""
+    number = jnp.sum(counted)
+    if directions is None:
+        squares = spectra.singular_values(class_stats.centred(means, counted)[0]) ** 2
+        return {"erank_inter": _between(counted, spectra.exp_entropy(squares))}
+    both = jnp.stack([means, directions])
+    centred, centre = jax.vmap(class_stats.centred, in_axes=(0, None))(both, counted)
+    from_centre = class_stats.directions(means) - class_stats.directions(centre[0])
+    from_centre = class_stats.masked(from_centre, counted)
+    noise = jnp.sum(from_centre**2, axis=1, keepdims=True) <= class_stats.ROUNDING
+    rows = jnp.stack([directions, centred[1], jnp.where(noise, 0.0, from_centre)])
+    rows = numerics.unit(rows)
+    squares = spectra.singular_values(jnp.concatenate([centred, rows])) ** 2
+    ranks = spectra.exp_entropy(squares[:2])
+
+    nonzero = jnp.any(rows != 0, axis=2)
+    grams = numerics.matmul(rows, rows.mT)
+    entropies = spectra.matrix_entropy(squares[2:], jnp.sum(nonzero, axis=1) / number)
+    joint = spectra.matrix_entropy(
+        spectra.eigenvalues(grams[:2] * grams[2]),
+        jnp.sum(nonzero[:2] & nonzero[2], axis=1) / number,
     )
-    centre = class_stats.directions(centre)
-    rows = jnp.where(counted[:, None], directions - centre, 0.0)
-    noise = jnp.sum(rows * rows, axis=1, keepdims=True) <= class_stats.ROUNDING
-    return jnp.where(noise, 0.0, numerics.unit(rows))
+    mir, hdr = spectra.information(entropies[:2], entropies[2], joint)
+    measures = {
+        "erank_inter": ranks[0],
+        "erank_weights": ranks[1],
+        "mir": mir[0],
+        "mir_gap": mir[0] - spectra.mir_at_collapse(number),
+        "mir_centered": mir[1],
+        "hdr": hdr[0],
+        "hdr_centered": hdr[1],
+    }
+    return {key: _between(counted, value) for key, value in measures.items()}
 
 
-def _information(prototype_rows, mean_rows, number):
-    """Matrix mutual information ratio and entropy difference ratio of two sets of unit rows."""
-    nonzero = [jnp.any(rows != 0, axis=1) for rows in (prototype_rows, mean_rows)]
-    of_prototypes, of_means = (
-        _matrix_entropy(spectra.singular_values(rows) ** 2, jnp.sum(some) / number)
-        for rows, some in zip((prototype_rows, mean_rows), nonzero, strict=True)
-    )
-    product = numerics.matmul(prototype_rows, prototype_rows.T)
-    product = product * numerics.matmul(mean_rows, mean_rows.T)
-    both = jnp.sum(nonzero[0] & nonzero[1]) / number
-    joint = _matrix_entropy(spectra.eigenvalues(product), both)
-    least = jnp.minimum(of_prototypes, of_means)
-    # With one entropy zero the joint one equals the other: the ratio is 0/0.
-    mutual = jnp.where(least == 0, 0.0, _ratio(of_prototypes + of_means - joint, least))
-    most = jnp.maximum(of_prototypes, of_means)
-    return mutual, _ratio(jnp.abs(of_prototypes - of_means), most)
-
-
-def _matrix_entropy(eigenvalues, trace):
-    """-sum l log l of eigenvalues known up to a factor, of a matrix whose trace is known."""
-    return spectra.entropy(trace * _ratio(eigenvalues, jnp.sum(eigenvalues)))
-
-
-def _mir_optimum(number):
-    """MIR at collapse of `number` classes, a Python int or a traced integer.
-
-    0 for two classes, where both entropies are 0; the formula falls without bound towards K = 2.
-    """
-    if isinstance(number, int):
-        return 0.0 if number <= 2 else _mir_formula(number - 1.0, math.log)
-    others = jnp.maximum(number - 1, 2).astype(jnp.float32)
-    return jnp.where(number <= 2, 0.0, _mir_formula(others, jnp.log))
-
-
-def _mir_formula(others, log):
-    return 1 / others + (others - 1) * log(others - 1) / (others * log(others))
-
-
-def _over_rows(features, labels, keep, to_size, stats, prototypes, bias):
+@jax.jit
+def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias):
     """nc1, and nc4 where there are prototypes: what needs the rows once the means are known."""
     counted, paired = stats.counts > 0, stats.counts >= 2
-    centred, centre = _centred(stats.means, counted)
-    whiten = _whitening(centred, stats.means, counted)
+    keep = numerics.row_mask(labels, counted.shape[0], where)
+    centred, centre, whiten = between
     scatter = class_stats.spread(stats)
     half_squares = jnp.where(counted, jnp.sum(centred * centred, axis=1) / 2, jnp.inf)
     blocks = class_stats.row_blocks(features.shape[0], max(features.shape[1], counted.shape[0]))
@@ -394,52 +377,29 @@ def _over_rows(features, labels, keep, to_size, stats, prototypes, bias):
         rows = class_stats.masked(rows, kept)
         shifted = to_size(rows) - centre
         residuals = shifted - jnp.take(centred, label, axis=0, mode="clip")
-        within = kept & (jnp.take(scatter, label, mode="clip") > 0)
+        within = kept & (jnp.take(scatter, label, mode="clip") != 0)
         squares = jnp.sum(numerics.matmul(residuals, whiten) ** 2, axis=1)
         inside += jnp.sum(jnp.where(within, squares, 0.0))
         if prototypes is not None:
             distances = half_squares - numerics.matmul(shifted, centred.T)
             logits = numerics.matmul(rows, prototypes.T) + (0.0 if bias is None else bias)
             chosen = jnp.argmax(jnp.where(counted, logits, -jnp.inf), axis=1)
-            disagree += jnp.sum(kept & (jnp.argmin(distances, axis=1) != chosen))
+            differs = kept & (jnp.argmin(distances, axis=1) != chosen)
+            disagree += jnp.sum(differs, dtype=jnp.int32)
         return inside, disagree
 
-    inside, disagree = lax.fori_loop(0, blocks.count, add, (jnp.zeros(()), jnp.zeros((), int)))
+    none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    inside, disagree = lax.fori_loop(0, blocks.count, add, none)
     inside /= jnp.maximum(jnp.sum(jnp.where(paired, stats.counts, 0)), 1)
     # S_B = 0 inverts to 0, but spread around means that coincide is no collapse.
-    inside = jnp.where(jnp.any(centred != 0), inside, _ratio(jnp.sum(scatter), 0.0))
+    inside = jnp.where(jnp.any(centred != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
-        measures["nc4"] = disagree / jnp.where(counted.any(), jnp.sum(stats.counts), jnp.nan)
+        # An argmax over NaN would still be some class.
+        finite = jnp.isfinite(jnp.sum(scatter) + jnp.sum(class_stats.masked(prototypes, counted)))
+        known = finite & counted.any()
+        measures["nc4"] = disagree / jnp.where(known, jnp.sum(stats.counts), jnp.nan)
     return measures
-
-
-def _whitening(centred, means, counted):
-    """A [D, r] with |A' x|² = x' S_B^+ x / K, S_B the covariance of the counted means."""
-    _, values, directions = jnp.linalg.svd(centred, full_matrices=False)
-    # The means are exact to rounding of their own size, which a shared component makes large.
-    size = jnp.linalg.norm(class_stats.masked(means, counted))
-    keep = values > 4 * jnp.finfo(jnp.float32).eps * size
-    # Centred, K means span K-1 dimensions: the last singular value is nothing but rounding.
-    keep &= jnp.arange(values.shape[0]) < jnp.sum(counted) - 1
-    return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)
-
-
-def _centred(rows, counted):
-    """Counted rows less their mean, and that mean; zero where rounding alone parts the two."""
-    number = jnp.maximum(jnp.sum(counted), 1)
-    mean = jnp.sum(class_stats.masked(rows, counted), axis=0) / number
-    mean += jnp.sum(class_stats.masked(rows - mean, counted), axis=0) / number
-    rest = class_stats.masked(rows - mean, counted)
-    size = jnp.max(jnp.sum(class_stats.masked(rows, counted) ** 2, axis=1))
-    noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= class_stats.ROUNDING * size
-    return jnp.where(noise, 0.0, rest), mean
-
-
-def _rank_of_centred(rows, counted):
-    centred, _ = _centred(rows, counted)
-    values = spectra.singular_values(centred, rank=jnp.sum(counted) - 1)
-    return spectra.exp_entropy(values**2)
 
 
 def _cosines(directions, counted):
@@ -461,13 +421,6 @@ def _mean(values, some):
     """Mean of `values` over `some`; NaN over none."""
     number = jnp.sum(some)
     return jnp.sum(jnp.where(some, values, 0.0)) / jnp.where(number > 0, number, jnp.nan)
-
-
-def _ratio(a, b):
-    """a / b of values from 0 up, with 0/0 = 0 and x/0 = infinity."""
-    return jnp.where(
-        b == 0, jnp.where(a == 0, 0.0, jnp.inf), a / jnp.where(b == 0, 1.0, b)
-    )
 
 
 def _between(counted, value):

@@ -98,12 +98,10 @@ def cosine_figure(arrays):
         cosines = rows @ rows.T
         image = axis.imshow(cosines, norm=norm, cmap="RdBu_r")
         between = cosines[~np.eye(count, dtype=bool)]
-        axis.set_title(
-            f"{title}\ncosine between classes {between.mean():.4f} ± {between.std():.4f}"
-            f"  (simplex {target:.4f})"
-            if count > 1
-            else title
-        )
+        if count > 1:
+            spread = f"{between.mean():.4f} ± {between.std():.4f}, simplex {target:.4f}"
+            title += f"\ncosine between classes {spread}"
+        axis.set_title(title, fontsize=11)
         if count <= 20:
             axis.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
             axis.set_yticks(range(count), names)

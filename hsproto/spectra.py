@@ -38,24 +38,16 @@ def effective_rank(matrix):
     Returns a float32 scalar. Raises ValueError for another shape or type.
     """
     numerics.check_features("matrix", matrix)
-    matrix = jnp.asarray(matrix)
-    if 0 in matrix.shape:
+    if 0 in jnp.shape(matrix):
         return jnp.zeros((), jnp.float32)
-    return exp_entropy(singular_values(matrix))
+    matrix = jnp.asarray(matrix).astype(jnp.float32)
+    return exp_entropy(singular_values(jnp.ldexp(matrix, -binary_exponent(matrix))))
 
 
-def singular_values(matrix, rank=None):
-    """Singular values of [..., m, n], largest first, without rounding noise.
-
-    Zero where below 4 eps of the largest, and from number `rank` on, which may be traced.
-    """
-    matrix, exponent = scaled(matrix.astype(jnp.float32))
+def singular_values(matrix):
+    """Singular values of float32 [..., m, n]; zero where below 4 eps of the largest."""
     values = lax.linalg.svd(matrix, full_matrices=False, compute_uv=False)
-    keep = values > 4 * _EPS * values[..., :1]
-    if rank is not None:
-        keep &= jnp.arange(values.shape[-1]) < rank
-    # NaN is neither kept nor zero: a matrix with a NaN in it must not look like no spread.
-    return jnp.ldexp(jnp.where(keep | jnp.isnan(values), values, 0.0), exponent)
+    return jnp.where(values <= 4 * _EPS * values[..., :1], 0.0, values)
 
 
 def eigenvalues(gram):
@@ -77,15 +69,57 @@ def exp_entropy(weights):
     return jnp.where(total[..., 0] == 0, 0.0, rank)
 
 
-def scaled(x):
-    """(x / 2^e, e) with the largest entry of `x` near 1: squares neither over- nor underflow, and
-    no digit changes."""
-    exponent = binary_exponent(x)
-    return jnp.ldexp(x, -exponent), exponent
+def whitening(centred, means, counted):
+    """A [D, r] with |A' x|² = x' S_B^+ x / K, S_B the covariance of the counted means."""
+    _, values, directions = jnp.linalg.svd(centred, full_matrices=False)
+    # The means are exact to rounding of their own size, which a shared component makes large.
+    size = jnp.linalg.norm(class_stats.masked(means, counted))
+    keep = values > 4 * _EPS * size
+    # Centred, K means span K-1 dimensions: the last singular value is nothing but rounding.
+    keep &= jnp.arange(values.shape[0]) < jnp.sum(counted) - 1
+    return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)
+
+
+def matrix_entropy(eigenvalues, trace):
+    """-sum l log l of eigenvalues [..., n] known up to a factor, of matrices of known trace."""
+    total = jnp.sum(eigenvalues, axis=-1, keepdims=True)
+    return entropy(trace[..., None] * ratio(eigenvalues, total))
+
+
+def information(of_prototypes, of_means, joint):
+    """Matrix mutual information ratio and entropy difference ratio, of three entropies."""
+    least = jnp.minimum(of_prototypes, of_means)
+    # With one entropy zero the joint one equals the other: the ratio is 0/0.
+    mutual = jnp.where(least == 0, 0.0, ratio(of_prototypes + of_means - joint, least))
+    most = jnp.maximum(of_prototypes, of_means)
+    return mutual, ratio(jnp.abs(of_prototypes - of_means), most)
+
+
+def mir_at_collapse(number):
+    """MIR at collapse of `number` classes, a Python int or a traced integer.
+
+    0 for two classes, where both entropies are 0; the formula falls without bound towards K = 2.
+    """
+    if isinstance(number, int):
+        return 0.0 if number <= 2 else _mir_formula(number - 1.0, math.log)
+    others = jnp.maximum(number - 1, 2).astype(jnp.float32)
+    return jnp.where(number <= 2, 0.0, _mir_formula(others, jnp.log))
+
+
+def _mir_formula(others, log):
+    return 1 / others + (others - 1) * log(others - 1) / (others * log(others))
+
+
+def ratio(a, b):
+    """a / b of values from 0 up, with 0/0 = 0 and x/0 = infinity."""
+    return jnp.where(b == 0, jnp.where(a == 0, 0.0, jnp.inf), a / jnp.where(b == 0, 1.0, b))
 
 
 def binary_exponent(x):
-    """Integer e with the largest entry of `x` between 2^(e-1) and 2^e; 0 where not finite."""
+    """Integer e with the largest entry of `x` between 2^(e-1) and 2^e; 0 where not finite.
+
+    Divided by 2^e, x keeps all its digits, and its squares neither over- nor underflow.
+    """
     largest = jnp.max(jnp.abs(x), initial=0.0)
     exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0.0))[1]
     return jnp.clip(exponent, -126, 126)
@@ -146,7 +180,8 @@ def plan_classes(counts, dim, multiple=1):
     return tuple(widths), tuple(groups)
 
 
-def mean_class_rank(features, labels, keep, stats, widths, groups, sharding=None):
+@functools.partial(jax.jit, static_argnames=("widths", "sharding"))
+def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=None):
     """Mean over classes of two rows or more of erank(Cov of the class's unit rows).
 
     stats: `ClassStats` of the unit rows. widths, groups: of `plan_classes`. sharding: how a chunk
@@ -154,6 +189,7 @@ def mean_class_rank(features, labels, keep, stats, widths, groups, sharding=None
     NaN where no class has two rows.
     """
     rows, num_classes = labels.shape[0], stats.counts.shape[0]
+    keep = numerics.row_mask(labels, num_classes, where)
     by_class = jnp.argsort(jnp.where(keep, labels, num_classes), stable=True)
     ends = jnp.cumsum(stats.counts)
 

@@ -120,6 +120,12 @@ def train(config, workdir):
         else:
             state, start = restored
             print(f"resuming at step {start}", flush=True)
+        if start == state_lib.total_steps(config) and os.path.exists(
+            os.path.join(workdir, "summary.json")
+        ):
+            summary = report.read_summary(workdir)
+            print(f"finished already\n{report.table(summary)}")
+            return summary
         write_text(os.path.join(workdir, "config.json"), config_lib.to_json(config))
         feeds = evaluate.Feeds(
             feed.open(splits.train, config, mesh), feed.open(splits.test, config, mesh)
@@ -128,13 +134,12 @@ def train(config, workdir):
         writer = MetricsWriter(workdir, start, config.tensorboard)
         with contextlib.closing(writer):
             loop = _Loop(config, mesh, feeds.train, evaluator, checkpoints, writer)
-            state = loop.run(state, start, stop)
-        if state is None:
+            evaluation = loop.run(state, start, stop)
+        if evaluation is None:
             return None
-        print("evaluating", flush=True)
-        evaluation = evaluator.evaluate(state.variables)
-        checkpoints.wait()
-    summary = evaluate.summarise(config, state, evaluation, mesh, loop.progress.images_per_second)
+    summary = evaluate.summarise(
+        config, loop.total, evaluation, mesh, loop.progress.images_per_second
+    )
     evaluate.write(workdir, summary, evaluation, splits.train.class_names)
     report.write_figures(workdir, workdir)
     print(report.table(summary))
@@ -155,32 +160,35 @@ class _Loop:
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))
 
     def run(self, state, start, stop):
-        """The state after the last step, or None when `stop` was set; it is saved either way."""
+        """The evaluation of the last step's state, or None where `stop` came first; it is saved."""
         batches = self._feed.batches(start, self.total - start)
-        unread = None
+        unread = evaluation = None
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = self._step(state, batch)
             if unread:
                 self._read(*unread)
             unread = (step, metrics)
-            evaluating = step % self._eval_every == 0 and step < self.total
-            saving = step % self._save_every == 0 or step == self.total or stop.requested
+            last, stopping = step == self.total, stop.requested
+            evaluating = step % self._eval_every == 0 or last
+            saving = step % self._save_every == 0 or last or stopping
             if evaluating or saving:
                 # A state is kept or looked at only once its own loss is known to be finite.
                 self._read(*unread)
                 unread = None
                 self.progress.pause()
                 if evaluating:
-                    self._evaluate(state, step)
+                    evaluation = self._evaluate(state, step)
                 if saving:
                     self._checkpoints.save(step, state)
                 self.progress.start()
-            if stop.requested and step < self.total:
+            if stopping and not last:
                 self._checkpoints.wait()
                 print(f"stopped at step {step}, saved; the same command resumes", flush=True)
                 return None
         self.progress.pause()
-        return state
+        self._checkpoints.wait()
+        # Nothing was left to do where a run was killed between its last checkpoint and its summary.
+        return evaluation or self._evaluator.evaluate(state.variables)
 
     def _read(self, step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -209,6 +217,7 @@ class _Loop:
             f"{metrics['train/accuracy']:.4f}  train nc1 {metrics['train/nc1']:.3g}",
             flush=True,
         )
+        return found
 
 
 class _Stop:

@@ -6,7 +6,7 @@ import pathlib
 from hsproto.cli import load_config
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = "width=8,epochs=3,eval_every_epochs=1,checkpoint_every_epochs=0.25,log_every=1"
+SMALL = "width=12,epochs=3,eval_every_epochs=1,checkpoint_every_epochs=0.25,log_every=1"
 SMALL += ",batch_size=64,eval_batch_size=240,warmup_epochs=1"
 
 

@@ -368,8 +368,13 @@ def test_scl_in_blocks_never_holds_a_batch_by_batch_matrix():
         found = call(losses, "scl", inputs._replace(features=features), block_size=block_size)
         return found.mean()
 
-    needed = [largest_array(jax.grad(mean), inputs.features) for mean in
-              (functools.partial(mean, block_size=8), functools.partial(mean, block_size=None))]
+    needed = [
+        largest_array(jax.grad(mean), inputs.features)
+        for mean in (
+            functools.partial(mean, block_size=8),
+            functools.partial(mean, block_size=None),
+        )
+    ]
     assert needed[0] <= 8 * 96 < 96 * 96 <= needed[1]
 
 

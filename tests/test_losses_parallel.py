@@ -37,14 +37,20 @@ def batches(num_classes):
     yield "a class on few devices", inputs._replace(labels=np.sort(labels), where=every)
     yield "whole devices masked", inputs._replace(labels=labels, where=~np.isin(device, (0, 3, 7)))
     yield "a device of unlabelled rows", inputs._replace(labels=np.where(device == 2, -1, labels))
-    yield "negatives on one device only", inputs._replace(
-        labels=(device == 7).astype(np.int32), where=every
+    yield (
+        "negatives on one device only",
+        inputs._replace(labels=(device == 7).astype(np.int32), where=every),
     )
-    yield "positives on other devices only", inputs._replace(
-        labels=(np.arange(ROWS) % 4).astype(np.int32), where=every
+    yield (
+        "positives on other devices only",
+        inputs._replace(labels=(np.arange(ROWS) % 4).astype(np.int32), where=every),
     )
-    yield "two rows on two devices", inputs._replace(
-        labels=np.where(device > 3, 1, 0).astype(np.int32), where=np.isin(np.arange(ROWS), (0, 31))
+    yield (
+        "two rows on two devices",
+        inputs._replace(
+            labels=np.where(device > 3, 1, 0).astype(np.int32),
+            where=np.isin(np.arange(ROWS), (0, 31)),
+        ),
     )
     yield "nothing", inputs._replace(where=~every)
 
@@ -90,9 +96,7 @@ def value_and_slopes(loss):
         def of(used, features):
             return loss(used, rest, {**rows, "features": features})
 
-        (mean, found), slopes = jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(
-            used, features
-        )
+        (mean, found), slopes = jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(used, features)
         return mean, found, slopes
 
     return both
