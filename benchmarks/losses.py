@@ -263,7 +263,7 @@ def contestants(names, shape):
 
 
 def measure(calls, rounds, slow_rounds):
-    """{key: seconds a call, one for each round}; short calls are repeated to fill 20 ms."""
+    """{key: seconds a call, one for each round}; short calls are repeated to fill 0.1 s."""
 
     def seconds(call, repeats):
         start = time.perf_counter()
@@ -275,12 +275,13 @@ def measure(calls, rounds, slow_rounds):
     for key, call in calls.items():
         call()
         once = seconds(call, 1)
-        repeats[key] = max(1, min(50, int(0.02 / once)))
+        repeats[key] = max(1, min(50, int(0.1 / once)))
         taken[key] = slow_rounds if once > SLOW else rounds
     times = {key: [] for key in calls}
     for turn in range(rounds):
         for key, call in calls.items():
             if turn < taken[key]:
+                call()  # what ran before has emptied the caches and given back its memory
                 times[key].append(seconds(call, repeats[key]))
     return times
 

@@ -19,6 +19,10 @@ ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
 # Elements of a block of rows: 16 MB in float32, large enough to keep a device busy.
 BLOCK_ELEMENTS = 1 << 22
 
+# Rows of a block at most: a float32 sum of n equal numbers drifts by up to n·eps of itself, and
+# what a correction leaves is the square of that.
+BLOCK_ROWS = 4096
+
 
 class ClassStats(NamedTuple):
     """What is known of each class after any number of rows; zeros where a class has none.
@@ -186,7 +190,7 @@ def row_blocks(rows, dim, at_least=1):
     """
     if rows == 0:
         return RowBlocks(0, 0, 0, False)
-    target = min(rows, max(BLOCK_ELEMENTS // dim, at_least, 1))
+    target = min(rows, max(min(BLOCK_ELEMENTS // dim, BLOCK_ROWS), at_least, 1))
     least = math.ceil(rows / target)
     devices = jax.device_count()
     share = rows // devices if rows % devices == 0 else rows

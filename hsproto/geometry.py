@@ -218,7 +218,19 @@ def _measure(features, labels, where, prototypes, bias, groups, widths, sharding
     measures["erank_intra"] = spectra.mean_class_rank(
         features, labels, where, unit_stats, groups, widths=widths, sharding=sharding
     )
-    return measures | _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
+    measures |= _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
+    return _where_finite(measures, unit_stats, stats, prototypes)
+
+
+@jax.jit
+def _where_finite(measures, unit_stats, stats, prototypes):
+    """`measures` with NaN for all of them where rows or prototypes that count are not finite."""
+    numbers = [unit_stats.scatter, stats.scatter]
+    if prototypes is not None:
+        numbers.append(class_stats.masked(prototypes, stats.counts > 0))
+    finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(x)) for x in numbers]))
+    known = {key: jnp.where(finite, value, jnp.nan) for key, value in measures.items()}
+    return known | {"classes_counted": measures["classes_counted"]}
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -229,7 +241,7 @@ def _exponent(features, labels, where, num_classes):
 
     def larger(i, largest):
         rows = class_stats.masked(blocks.take(features, i), blocks.take(keep, i))
-        return jnp.maximum(largest, jnp.max(jnp.abs(rows)))
+        return jnp.maximum(largest, jnp.max(jnp.abs(rows), initial=0.0))
 
     return spectra.binary_exponent(
         lax.fori_loop(0, blocks.count, larger, jnp.zeros((), jnp.float32))
@@ -395,10 +407,7 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
     inside = jnp.where(jnp.any(centred != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
-        # An argmax over NaN would still be some class.
-        finite = jnp.isfinite(jnp.sum(scatter) + jnp.sum(class_stats.masked(prototypes, counted)))
-        known = finite & counted.any()
-        measures["nc4"] = disagree / jnp.where(known, jnp.sum(stats.counts), jnp.nan)
+        measures["nc4"] = disagree / jnp.where(counted.any(), jnp.sum(stats.counts), jnp.nan)
     return measures
 
 

@@ -36,6 +36,7 @@ def probe_config(config, method, *, epochs, learning_rate, decay_epochs):
     """
     config = config.copy_and_resolve_references()
     config.loss = "normface" if method == "nlp" else "cross_entropy"
+    config.head, config.projection = "", "none"
     config.epochs, config.base_lr, config.lr_batch = float(epochs), float(learning_rate), 0
     config.schedule, config.decay_epochs, config.decay_rate = "step", tuple(decay_epochs), 0.2
     config.warmup_epochs = config.weight_decay = 0.0

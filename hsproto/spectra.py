@@ -191,13 +191,15 @@ def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=
     rows, num_classes = labels.shape[0], stats.counts.shape[0]
     keep = numerics.row_mask(labels, num_classes, where)
     by_class = jnp.argsort(jnp.where(keep, labels, num_classes), stable=True)
-    ends = jnp.cumsum(stats.counts)
+    first_rows = jnp.cumsum(stats.counts) - stats.counts
+    # A class without spread has no rows to look at.
+    row_counts = jnp.where(class_stats.spread(stats) == 0, 0, stats.counts)
 
     def residuals(label, first, width):
         """Unit rows number first..first+width of a class, less its mean; zeros beyond its last."""
         member = first + jnp.arange(width)
-        within = member < jnp.take(stats.counts, label, mode="fill", fill_value=0)
-        position = jnp.take(ends - stats.counts, label, mode="clip") + member
+        within = member < jnp.take(row_counts, label, mode="fill", fill_value=0)
+        position = jnp.take(first_rows, label, mode="clip") + member
         chosen = jnp.take(by_class, position, mode="clip")
         # The rows are gathered before they are normalised: no [N, D] of directions is made.
         picked = class_stats.masked(jnp.take(features, chosen, axis=0, mode="clip"), within)
@@ -210,7 +212,7 @@ def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=
             return gram + numerics.matmul(part.T, part)
 
         dim, width = features.shape[1], min(GRAM_ROWS, rows)
-        blocks = -(-jnp.take(stats.counts, label, mode="fill", fill_value=0) // width)
+        blocks = -(-jnp.take(row_counts, label, mode="fill", fill_value=0) // width)
         return lax.fori_loop(0, blocks, add, jnp.zeros((dim, dim), jnp.float32))
 
     def ranks_of_chunk(labels_of_chunk, width):
@@ -228,7 +230,6 @@ def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=
     for width, group in zip(widths, groups, strict=True):
         found = lax.map(functools.partial(ranks_of_chunk, width=width), group)
         ranks = ranks.at[group.reshape(-1)].set(found.reshape(-1), mode="drop")
-    ranks = jnp.where(class_stats.spread(stats) == 0, 0.0, ranks)
     paired = stats.counts >= 2
     return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(paired.any(), paired.sum(), jnp.nan)
 

@@ -4,6 +4,9 @@ import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# XLA's pool has a thread a core. Eight devices that wait for each other in several collectives at
+# once can use up all of two cores' threads, and then wait for ever.
+os.environ["NPROC"] = "32"
 
 import subprocess
 import sys
