@@ -1,4 +1,4 @@
-"""The paper's supervised contrastive learning on CIFAR: ResNet-18, MLP head, batch 512, 1000 epochs.
+"""The paper's supervised contrastive learning on CIFAR: ResNet-18, MLP head, batch 512.
 
 python -m hsproto.train --workdir=runs/scl_cifar100 \
   --config=configs/scl_cifar.py:dataset=cifar100

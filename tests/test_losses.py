@@ -158,6 +158,17 @@ def test_what_masked_rows_hold_harms_neither_values_nor_gradients(name, garbage)
     assert_matches_oracle(name, inputs._replace(features=features))
 
 
+@pytest.mark.parametrize("garbage", [np.nan, np.inf])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1]], ids=["K<B", "K>B"])
+def test_a_row_that_counts_and_is_not_finite_shows_in_the_mean(name, shape, garbage):
+    # Otherwise a run that has diverged would look as if it had converged.
+    inputs = make(5, shape, masked=False)
+    inputs = inputs._replace(labels=np.arange(shape[0], dtype=np.int32) // 2)
+    inputs.features[1, 0] = garbage
+    assert not np.isfinite(run(name, inputs)[1])
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1]], ids=["K<B", "K>B"])
 def test_no_rows_at_all_give_zero_and_zero_gradients(name, shape):

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of this machine and starts again where a run died, until it is done.
+#
+#   launch/gpu.sh [--dry-run] [--tries=N] --config=configs/cifar.py:loss=nonl --workdir=runs/cifar
+#
+# All flags but --dry-run and --tries go to `python -m hsproto.train`. A mistake in them (status 2)
+# ends it at once. CUDA_VISIBLE_DEVICES and PYTHON choose GPUs and interpreter.
+set -u
+
+tries=5 dry=false flags=()
+for flag in "$@"; do
+  case "$flag" in
+    --dry-run) dry=true ;;
+    --tries=*) tries=${flag#--tries=} ;;
+    *) flags+=("$flag") ;;
+  esac
+done
+command=("${PYTHON:-python3}" -m hsproto.train "${flags[@]}")
+if $dry; then
+  printf 'up to %s times, until it ends with status 0:' "$tries"
+  printf ' %q' "${command[@]}"
+  echo
+  exit 0
+fi
+
+for ((try = 1; try <= tries; try++)); do
+  "${command[@]}" && exit 0
+  status=$?
+  [ "$status" -eq 2 ] && exit 2
+  echo "hsproto: ended with status $status, try $try of $tries" >&2
+  sleep 5
+done
+exit 1
