@@ -36,7 +36,6 @@ def probe_config(config, method, *, epochs, learning_rate, decay_epochs):
     """
     config = config.copy_and_resolve_references()
     config.loss = "normface" if method == "nlp" else "cross_entropy"
-    config.head, config.projection = "", "none"
     config.epochs, config.base_lr, config.lr_batch = float(epochs), float(learning_rate), 0
     config.schedule, config.decay_epochs, config.decay_rate = "step", tuple(decay_epochs), 0.2
     config.warmup_epochs = config.weight_decay = 0.0
@@ -112,7 +111,7 @@ def run(config, state, feeds, mesh, methods=METHODS, **protocol):
         if method == "cached_lp":
             batches, features_of = _cached_batches(probe, train, steps), _given_features
         else:
-            batches, features_of = feeds.train.batches(0, steps), _augmented_features(probe)
+            batches, features_of = feeds.train.batches(0, steps), _augmented_features(config, probe)
         weights, bias = linear_probe(probe, state.variables, batches, features_of, mesh)
         jax.block_until_ready(weights)
         seconds = time.perf_counter() - start + (one_pass if method == "cached_lp" else 0.0)
@@ -138,9 +137,9 @@ def table(results):
     return "\n".join(rows)
 
 
-def _augmented_features(config):
+def _augmented_features(config, probe):
     model = models.build(config, config.num_classes)
-    augmented = augment.make_augment(config)
+    augmented = augment.make_augment(probe)
 
     def features_of(variables, batch, key):
         images = augmented(key, batch["image"])
