@@ -349,7 +349,7 @@ def _logsumexp(logits, include=None, *, axis, axis_name=None):
     peak = jnp.max(lax.stop_gradient(logits), axis=axis, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
         peak = lax.pmax(peak, axis_name)
-    found = peak > -jnp.inf
+    found = peak != -jnp.inf  # true of NaN, which must show
     peak = jnp.where(found, peak, 0.0)
     total = jnp.sum(jnp.exp(logits - peak), axis=axis, keepdims=True)
     if axis_name is not None:

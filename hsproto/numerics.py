@@ -27,7 +27,7 @@ def unit(x, axis=-1):
     """
     x = jnp.asarray(x, jnp.float32)
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    nonzero = largest > 1e-35
+    nonzero = ~(largest <= 1e-35)  # true of NaN, which must show
     x = jnp.where(nonzero, x / jnp.where(nonzero, largest, 1.0), 0.0)
     squares = jnp.sum(x * x, axis=axis, keepdims=True)
     return x * lax.rsqrt(jnp.where(nonzero, squares, 1.0))
