@@ -152,14 +152,13 @@ def simplex_etf(key, num_classes, dim):
     return numerics.unit(numerics.matmul(corners, basis.T))
 
 
-def plan_classes(counts, dim, multiple=1):
+def plan_classes(counts, dim, devices=1):
     """Groups of classes to decompose together, from the rows `counts` [K] (or bounds) of each.
 
     Returns (widths, groups). A class of n < D rows is decomposed through its rows, padded to
     the widest of its group, whose classes have up to twice as many rows as each other; `widths`
     holds that number. The others, of width 0, go through their [D, D] Gram matrix. `groups` holds
-    int32 arrays [chunks, classes], padded with K. `multiple`: of which the number of classes in a
-    chunk is one.
+    int32 arrays [chunks, classes], padded with K, of the same number of classes for each device.
     """
     counts = np.asarray(counts)
     wide = counts >= dim
@@ -170,9 +169,13 @@ def plan_classes(counts, dim, multiple=1):
     for group in np.unique(octave[octave >= 0]):
         members = np.flatnonzero(octave == group)
         width = 0 if group == 0 else min(-(-int(counts[members].max()) // 8) * 8, dim)
-        most = max(CHUNK_ELEMENTS // ((width or dim) * dim), 1)
+        most = max(CHUNK_ELEMENTS // ((width or dim) * dim), devices)
+        if jax.default_backend() == "cpu":
+            # LAPACK of a batch waits in XLA's thread pool for tasks of that same pool: where as
+            # many calls wait as the pool has threads, as on simulated devices, none ever ends.
+            most = devices
         chunks = math.ceil(len(members) / most)
-        per_chunk = math.ceil(math.ceil(len(members) / chunks) / multiple) * multiple
+        per_chunk = math.ceil(math.ceil(len(members) / chunks) / devices) * devices
         padded = np.full(chunks * per_chunk, len(counts), np.int32)
         padded[: len(members)] = members
         widths.append(width)

@@ -4,8 +4,8 @@ import os
 
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ["JAX_PLATFORMS"] = "cpu"
-# XLA's pool has a thread a core. Eight devices that wait for each other in several collectives at
-# once can use up all of two cores' threads, and then wait for ever.
+# XLA's CPU pool has as many threads as there are devices: what waits in it on all eight at once for
+# another task of the pool, as a batched decomposition does, would never end.
 os.environ["NPROC"] = "32"
 
 import subprocess
