@@ -65,7 +65,9 @@ def cross_entropy(features, prototypes, labels, *, bias=None, where=None):
     if bias is not None and jnp.shape(bias) != (num_classes,):
         raise ValueError(f"bias must have shape ({num_classes},); got shape {jnp.shape(bias)}")
     mask = row_mask(labels, num_classes, where)
-    logits = matmul(_keep(features, mask), jnp.asarray(prototypes).T)
+    # Masked rows are zeroed, so that what they hold cannot reach a gradient.
+    features = jnp.where(mask[:, None], jnp.asarray(features, jnp.float32), 0.0)
+    logits = matmul(features, jnp.asarray(prototypes).T)
     if bias is not None:
         logits = logits + jnp.asarray(bias, jnp.float32)
     own = _own_class(labels, num_classes)
@@ -178,7 +180,7 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
         raise ValueError(f"block_size must be None or a positive integer; got {block_size!r}")
     labels = jnp.asarray(labels, jnp.int32)
     mask = labels >= 0 if where is None else where & (labels >= 0)
-    anchors = unit(_keep(features, mask))
+    anchors = unit(features, mask)
     rows = jnp.arange(anchors.shape[0])
     if axis_name is None:
         keys, key_labels, key_mask = anchors, labels, mask
@@ -237,7 +239,7 @@ def prototype_softmax(features, labels, *, num_classes, temperature, where=None,
     numerics.check_classes(num_classes)
     labels = jnp.asarray(labels, jnp.int32)
     mask = row_mask(labels, num_classes, where)
-    anchors = unit(_keep(features, mask))
+    anchors = unit(features, mask)
     own = _own_class(labels, num_classes)
     members = (own & mask[:, None]).astype(jnp.float32)
     sums, counts = matmul(members.T, anchors), jnp.sum(members, axis=0)
@@ -273,7 +275,7 @@ def dot_regression(features, prototypes, labels, *, where=None):
     own = jnp.asarray(prototypes, jnp.float32)[jnp.where(mask, labels, 0)]
     directions = unit(own)
     length = jnp.sum(own * directions, axis=1)
-    cosine = jnp.sum(unit(_keep(features, mask)) * directions, axis=1)
+    cosine = jnp.sum(unit(features, mask) * directions, axis=1)
     return _per_anchor(0.5 * jnp.square(length * (cosine - 1.0)), mask)
 
 
@@ -282,7 +284,7 @@ def _prototype_anchored(features, prototypes, labels, temperature, where, axis_n
     labels, num_classes = _check(features, prototypes, labels, where)
     numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
-    features, prototypes = unit(_keep(features, mask)), unit(prototypes)
+    features, prototypes = unit(features, mask), unit(prototypes)
     batch, devices = features.shape[0], 1 if axis_name is None else lax.axis_size(axis_name)
 
     if num_classes <= batch * devices:  # a column a class
@@ -313,7 +315,7 @@ def _prototype_logits(features, prototypes, labels, temperature, where):
     labels, num_classes = _check(features, prototypes, labels, where)
     numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
-    logits = matmul(unit(_keep(features, mask)), unit(prototypes).T) / temperature
+    logits = matmul(unit(features, mask), unit(prototypes).T) / temperature
     return logits, _own_class(labels, num_classes), mask
 
 
@@ -322,11 +324,6 @@ def _check(features, prototypes, labels, where):
     numerics.check_features("prototypes", prototypes, dims=jnp.shape(features)[1])
     numerics.check_rows(features, labels, where)
     return jnp.asarray(labels, jnp.int32), jnp.shape(prototypes)[0]
-
-
-def _keep(features, mask):
-    """Features with masked rows zeroed, so that what they hold cannot reach a gradient."""
-    return jnp.where(mask[:, None], jnp.asarray(features, jnp.float32), 0.0)
 
 
 def _own_class(labels, num_classes):

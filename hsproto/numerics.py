@@ -19,18 +19,47 @@ def matmul(a, b):
     )
 
 
-def unit(x, axis=-1):
-    """Direction of `x` along `axis`, in float32; the zero vector stays zero, with zero gradient.
+def unit(x, where=None):
+    """Direction of `x` along its last axis, in float32; the zero vector stays zero.
 
-    The vector is first divided by its largest entry, so lengths from 1e-30 to 1e+30 keep their
-    direction. That factor is a constant to the gradient: the direction does not depend on it.
+    Lengths from 1e-30 to 1e+30 keep their direction. Rows outside `where` (bool, one axis less)
+    become zero whatever they hold; any other row that is not finite becomes NaN. The gradient of
+    what is zero here is zero.
     """
     x = jnp.asarray(x, jnp.float32)
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0))
-    nonzero = ~(largest <= 1e-35)  # true of NaN, which must show
-    x = jnp.where(nonzero, x / jnp.where(nonzero, largest, 1.0), 0.0)
-    squares = jnp.sum(x * x, axis=axis, keepdims=True)
-    return x * lax.rsqrt(jnp.where(nonzero, squares, 1.0))
+    return _over_length(x, _length(lax.stop_gradient(x), where))
+
+
+def _length(x, where):
+    """Length along the last axis, which stays; infinite for zero rows and those outside `where`."""
+
+    def squares(scale):
+        return jnp.sum((x * scale) * (x * scale), axis=-1, keepdims=True)
+
+    # Squares leave float32's range long before lengths do. Three sums read x and write nothing of
+    # its size; dividing by the largest entry first would write one more array.
+    of_large, plain, of_small = squares(1e-20), squares(1.0), squares(1e20)
+    length = jnp.where(plain < 1e-25, 1e-20 * jnp.sqrt(of_small), jnp.sqrt(plain))
+    length = jnp.where(plain > 1e30, 1e20 * jnp.sqrt(of_large), length)
+    length = jnp.where(jnp.isfinite(of_large), length, jnp.nan)
+    zero = of_small < 1e-30
+    if where is not None:
+        zero = zero | ~jnp.asarray(where)[..., None]
+    return jnp.where(zero, jnp.inf, length)
+
+
+@jax.custom_jvp
+def _over_length(x, length):
+    return jnp.where(length == jnp.inf, 0.0, x / length)
+
+
+@_over_length.defjvp
+def _over_length_jvp(primals, tangents):
+    # d(x/|x|) = (1 - u u') dx/|x|. By hand, since the derivatives of the three sums would be as
+    # many more passes over x.
+    direction = _over_length(*primals)
+    change = _over_length(tangents[0], primals[1])
+    return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
 
 
 def row_mask(labels, num_classes, where=None):
