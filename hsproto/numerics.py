@@ -27,9 +27,10 @@ def unit(x, where=None):
     what is zero here is zero.
     """
     x = jnp.asarray(x, jnp.float32)
-    return _over_length(x, _length(lax.stop_gradient(x), where))
+    return _over_length(x, _length(x, where))
 
 
+@jax.custom_jvp
 def _length(x, where):
     """Length along the last axis, which stays; infinite for zero rows and those outside `where`."""
 
@@ -48,6 +49,15 @@ def _length(x, where):
     return jnp.where(zero, jnp.inf, length)
 
 
+@_length.defjvp
+def _length_jvp(primals, tangents):
+    # d|x| = u·dx. By hand, since the derivatives of the three sums would be as many more passes
+    # over x, and the squares of small lengths would be lost.
+    length = _length(*primals)
+    direction = _over_length(primals[0], length)
+    return length, jnp.sum(direction * tangents[0], axis=-1, keepdims=True)
+
+
 @jax.custom_jvp
 def _over_length(x, length):
     return jnp.where(length == jnp.inf, 0.0, x / length)
@@ -55,11 +65,9 @@ def _over_length(x, length):
 
 @_over_length.defjvp
 def _over_length_jvp(primals, tangents):
-    # d(x/|x|) = (1 - u u') dx/|x|. By hand, since the derivatives of the three sums would be as
-    # many more passes over x.
+    # (dx - u d|x|)/|x|, which never squares a length.
     direction = _over_length(*primals)
-    change = _over_length(tangents[0], primals[1])
-    return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
+    return direction, _over_length(tangents[0] - direction * tangents[1], primals[1])
 
 
 def row_mask(labels, num_classes, where=None):

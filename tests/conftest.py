@@ -7,6 +7,10 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA's CPU pool has as many threads as there are devices: what waits in it on all eight at once for
 # another task of the pool, as a batched decomposition does, would never end.
 os.environ["NPROC"] = "32"
+# Compiling takes most of the time here. This leaves out LLVM's optimisation, none of XLA's.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+).strip()
 
 import subprocess
 import sys

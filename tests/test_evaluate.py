@@ -25,9 +25,6 @@ from hsproto import (
 from hsproto import state as state_lib
 from hsproto.errors import UserError
 
-# One worker trains the two runs that these tests look at.
-pytestmark = pytest.mark.xdist_group("runs")
-
 
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):

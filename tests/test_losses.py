@@ -105,6 +105,27 @@ def test_values_and_gradients_are_those_of_the_equations(
     assert_matches_oracle(name, make(seed, shape, temperature, kind, masked))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_second_derivatives_are_those_of_the_equations(name):
+    inputs = make(21, (7, 4, 5), 0.25, masked=True)
+    direction = np.random.default_rng(0).normal(size=inputs.features.shape)
+
+    def slope(features):
+        moved = inputs._replace(features=features)
+        return jax.grad(lambda x: call(losses, name, moved._replace(features=x)).mean())(features)
+
+    _, got = jax.jit(lambda x, v: jax.jvp(slope, (x,), (v,)))(
+        inputs.features, np.float32(direction)
+    )
+    wide, step = float64(inputs), 1e-5
+    ahead, behind = (
+        gradient(name, wide._replace(features=wide.features + h * direction), "features")
+        for h in (step, -step)
+    )
+    right = (ahead - behind) / (2 * step)
+    np.testing.assert_allclose(got, right, atol=1e-4 * np.abs(right).max())
+
+
 SHORT = [(name, "bfloat16") for name in NAMES] + [("nonl", "float16"), ("scl", "float16")]
 
 

@@ -147,7 +147,6 @@ def undisturbed(tmp_path_factory, compilation_cache):
     return outcome(workdir)
 
 
-@pytest.mark.xdist_group("undisturbed")
 def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, compilation_cache):
     arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
     metrics = tmp_path / "metrics.jsonl"
@@ -162,7 +161,6 @@ def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, 
     assert outcome(tmp_path) == undisturbed
 
 
-@pytest.mark.xdist_group("undisturbed")
 def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
     tmp_path, undisturbed, compilation_cache
 ):
