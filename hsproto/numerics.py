@@ -26,8 +26,21 @@ def unit(x, where=None):
     become zero whatever they hold; any other row that is not finite becomes NaN. The gradient of
     what is zero here is zero.
     """
-    x = jnp.asarray(x, jnp.float32)
-    return _over_length(x, _length(x, where))
+    return _direction(jnp.asarray(x, jnp.float32), where)
+
+
+@jax.custom_jvp
+def _direction(x, where):
+    return _over(x, _length(x, where))
+
+
+@_direction.defjvp
+def _direction_jvp(primals, tangents):
+    # du = (1 - u u') dx/|x|. By hand, since the derivatives of the three sums of a length would be
+    # as many more passes over x.
+    length = _length(*primals)
+    direction, change = _over(primals[0], length), _over(tangents[0], length)
+    return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
 
 
 @jax.custom_jvp
@@ -51,23 +64,21 @@ def _length(x, where):
 
 @_length.defjvp
 def _length_jvp(primals, tangents):
-    # d|x| = u·dx. By hand, since the derivatives of the three sums would be as many more passes
-    # over x, and the squares of small lengths would be lost.
+    # d|x| = u·dx. Second derivatives of a direction come here.
     length = _length(*primals)
-    direction = _over_length(primals[0], length)
-    return length, jnp.sum(direction * tangents[0], axis=-1, keepdims=True)
+    return length, jnp.sum(_over(primals[0], length) * tangents[0], axis=-1, keepdims=True)
 
 
 @jax.custom_jvp
-def _over_length(x, length):
+def _over(x, length):
     return jnp.where(length == jnp.inf, 0.0, x / length)
 
 
-@_over_length.defjvp
-def _over_length_jvp(primals, tangents):
-    # (dx - u d|x|)/|x|, which never squares a length.
-    direction = _over_length(*primals)
-    return direction, _over_length(tangents[0] - direction * tangents[1], primals[1])
+@_over.defjvp
+def _over_jvp(primals, tangents):
+    # By hand, as 1/length² of a small length would overflow.
+    quotient = _over(*primals)
+    return quotient, _over(tangents[0] - quotient * tangents[1], primals[1])
 
 
 def row_mask(labels, num_classes, where=None):
