@@ -23,10 +23,10 @@ _LUMA = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
 def make_augment(config):
-    """The training augmentation of `config`: f(key, images uint8 [B, H, W, C]).
+    """The training augmentation of `config`: f(keys, images uint8 [B, H, W, C]).
 
     Returns float32 [B, S, S, C] with S = config.image_size, normalised. Every image has a key of
-    its own, split from `key`. For two views call it twice, with different keys.
+    its own: `keys` [B], or one to split them from. For two views call it twice, with other keys.
     """
     stages = _stages(config)
     ends = np.cumsum([count for count, _ in stages])
@@ -41,9 +41,10 @@ def make_augment(config):
             image = stage(uniforms, image)
         return normalise(jnp.moveaxis(image, 0, -1))
 
-    def augment(key, images):
+    def augment(keys, images):
         images = _unit_range(images, config)
-        return jax.vmap(augment_one)(jax.random.split(key, images.shape[0]), images)
+        keys = keys if keys.ndim else jax.random.split(keys, images.shape[0])
+        return jax.vmap(augment_one)(keys, images)
 
     return augment
 
@@ -301,7 +302,7 @@ def contact_sheet(config, out, rows=8, columns=9):
             axis.imshow(shown[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if j == 0:
-                axis.set_ylabel(source.class_names[label], fontsize=8)
+                axis.set_ylabel(source.class_names[label], fontsize=8, parse_math=False)
     try:
         figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format

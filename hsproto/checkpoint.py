@@ -1,10 +1,12 @@
 """Checkpoints of a run: asynchronous, committed whole or not at all, the newest few kept."""
 
 import os
+import time
 import warnings
 
 import orbax.checkpoint as ocp
 
+from hsproto import distributed
 from hsproto.errors import UserError
 
 
@@ -13,6 +15,7 @@ class Checkpoints:
 
     def __init__(self, workdir, keep=None):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=bool(keep))
+        self._keep = keep
         self._directory = os.path.abspath(os.path.join(workdir, "checkpoints"))
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -27,19 +30,38 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step, state):
-        """Starts saving `state`; does nothing where the step is there already."""
+        """Starts saving `state`; does nothing where the step is there already.
+
+        What cannot be written, as to a full disk, is told in a warning and left out: a run can do
+        without one of its checkpoints.
+        """
+        self.wait()
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()))
+            args = ocp.args.StandardSave(state._asdict())
+            self._attempt(lambda: self._manager.save(step, args=args))
 
     def wait(self):
-        """Returns when what was started is committed."""
-        self._manager.wait_until_finished()
+        """Returns when what was started is committed or has failed."""
+        self._attempt(self._manager.wait_until_finished)
+
+    def _attempt(self, write):
+        try:
+            write()
+        except Exception as error:  # Orbax and TensorStore raise many kinds
+            kept = self.steps()
+            newest = f"that of step {kept[-1]}" if kept else "yet to come"
+            warnings.warn(
+                f"a checkpoint could not be written: {_one_line(error)}; the run goes on, its "
+                f"newest is {newest}",
+                stacklevel=3,
+            )
 
     def restore(self, abstract_state, step=None):
         """(state, step) of a step, or of the newest checkpoint that can be read; None without any.
 
         The arrays take the shardings of `abstract_state`, whatever they were saved from. A newest
-        checkpoint that cannot be read is passed over with a warning.
+        checkpoint that cannot be read is passed over with a warning and, by a run that will write
+        its own, set aside under another name.
         """
         steps = self.steps()
         if step is not None:
@@ -49,16 +71,20 @@ class Checkpoints:
                     f"no checkpoint of step {step} in {self._directory}; there: {there}"
                 )
             steps = [step]
+        unreadable = []
         for candidate in reversed(steps):
             args = ocp.args.StandardRestore(abstract_state._asdict())
             try:
                 restored = self._manager.restore(candidate, args=args)
             except Exception as error:  # Orbax and TensorStore raise many kinds
-                reason = " ".join(str(error).split())[:200]
                 warnings.warn(
-                    f"checkpoint of step {candidate} is not readable: {reason}", stacklevel=2
+                    f"checkpoint of step {candidate} is not readable: {_one_line(error)}",
+                    stacklevel=2,
                 )
+                unreadable.append(candidate)
                 continue
+            if self._keep:
+                self._set_aside(unreadable)
             return type(abstract_state)(**restored), candidate
         if steps:
             raise UserError(
@@ -66,3 +92,16 @@ class Checkpoints:
                 "remove the folder to start again"
             )
         return None
+
+    def _set_aside(self, steps):
+        # In its place it would keep the run from saving these steps again.
+        distributed.barrier("read")
+        for step in steps if distributed.is_main() else ():
+            source = os.path.join(self._directory, str(step))
+            os.rename(source, os.path.join(self._directory, f"unreadable_{step}_{time.time_ns()}"))
+        distributed.barrier("set aside")
+        self._manager.reload()
+
+
+def _one_line(error):
+    return " ".join(str(error).split())[:200]

@@ -52,9 +52,9 @@ def merge(a, b):
     mean = mean_a + (mean_b - mean_a) n_b/n,  scatter = s_a + s_b + |mean_b - mean_a|² n_a n_b/n.
     """
     counts = a.counts + b.counts
-    share = b.counts.astype(jnp.float32) / jnp.maximum(counts, 1)
+    share = _floats(b.counts) / jnp.maximum(_floats(counts), 1)
     step = b.means - a.means
-    between = jnp.sum(step * step, axis=1) * a.counts * share
+    between = jnp.sum(step * step, axis=1) * _floats(a.counts) * share
     return ClassStats(counts, a.means + step * share[:, None], a.scatter + b.scatter + between)
 
 
@@ -70,6 +70,7 @@ def update(stats, features, labels, where=None, transform=None):
     numerics.check_rows(features, labels, where)
     if transform is None or not isinstance(transform, Partial):
         transform = Partial(transform or _as_given)
+    labels = numerics.class_ids(labels, stats.means.shape[0])
     return _update(stats, features, labels, where, transform)
 
 
@@ -77,11 +78,14 @@ def _as_given(rows):
     return rows
 
 
+def _floats(counts):
+    return counts.astype(jnp.float32)
+
+
 # Outside of jit a loop would be compiled anew at each call.
 @jax.jit
 def _update(stats, features, labels, where, transform):
     num_classes, dim = stats.means.shape
-    labels = labels.astype(jnp.int32)
     keep = numerics.row_mask(labels, num_classes, where)
     # A block costs a few passes over [K, D], which its own rows should outweigh.
     blocks = row_blocks(labels.shape[0], dim, at_least=2 * num_classes)
@@ -90,6 +94,9 @@ def _update(stats, features, labels, where, transform):
         rows, label, kept = (blocks.take(x, i) for x in (features, labels, keep))
         return merge(stats, _of_block(rows, label, kept & blocks.fresh(i), num_classes, transform))
 
+    # Inside shard_map what a loop carries must vary over devices from the start.
+    nothing = jnp.sum(features[:0], dtype=jnp.float32) + jnp.sum(keep[:0], dtype=jnp.float32)
+    stats = jax.tree.map(lambda x: x + nothing.astype(x.dtype), stats)
     return lax.fori_loop(0, blocks.count, add, stats)
 
 
@@ -113,7 +120,7 @@ def _of_block(rows, labels, keep, num_classes, transform):
 
 def spread(stats):
     """`stats.scatter` with 0 for classes whose rows differ by rounding alone."""
-    size = stats.counts * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
+    size = _floats(stats.counts) * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
     return jnp.where(stats.scatter <= ROUNDING * size, 0.0, stats.scatter)
 
 
@@ -125,10 +132,10 @@ def directions(means):
 
 def centred(rows, counted):
     """Counted rows less their mean, and that mean; zero where rounding alone parts the two."""
-    number = jnp.maximum(jnp.sum(counted), 1)
+    number = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
     mean = jnp.sum(masked(rows, counted), axis=0) / number
-    mean += jnp.sum(masked(rows - mean, counted), axis=0) / number
-    rest = masked(rows - mean, counted)
+    mean += jnp.sum(masked(rows - mean[None, :], counted), axis=0) / number
+    rest = masked(rows - mean[None, :], counted)
     size = jnp.max(jnp.sum(masked(rows, counted) ** 2, axis=1))
     noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= ROUNDING * size
     return jnp.where(noise, 0.0, rest), mean

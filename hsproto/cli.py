@@ -1,7 +1,9 @@
 """The command line: flags, a config file with overrides, and exit statuses."""
 
 import argparse
+import errno
 import os
+import signal
 import sys
 
 from absl import flags
@@ -49,6 +51,8 @@ def load_config(location, overrides=()):
         key, equals, _ = override.removeprefix("--config.").partition("=")
         if not equals:
             raise UserError(f"{override} is not of the form --config.key=value")
+        if key not in (known := config_lib.default()):
+            raise config_lib.unknown_key(key, known)
     argv = ["hsproto", f"--config={location}", *overrides]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -59,7 +63,7 @@ def load_config(location, overrides=()):
         config_lib.validate(config)
     except UserError as error:
         raise _innermost(error) from None
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except Exception as error:  # a config file is the user's code and may raise anything
         text = " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"--config={' '.join([location, *overrides])}: {text}") from None
     return config
@@ -67,10 +71,18 @@ def load_config(location, overrides=()):
 
 def run(main):
     """Runs `main(argv)` as a command: status 0, or 2 with one line for what the user can mend."""
+    # Python's own handler raises KeyboardInterrupt wherever the program is, in JAX's callbacks
+    # too, which swallow it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
         print(f"hsproto: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        print(f"hsproto: cannot write: {error}", file=sys.stderr)
         sys.exit(2)
 
 

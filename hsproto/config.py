@@ -28,6 +28,7 @@ ENCODER_LOSSES = ("scl", "prototype_softmax")
 
 _ALLOWED = {
     "source": ("digits", "arrays", "folder", "tfds"),
+    "sampler": ("shuffle", "classes"),
     "placement": ("auto", "resident", "stream"),
     "channels": (1, 3),
     "loss": LOSSES,
@@ -36,8 +37,9 @@ _ALLOWED = {
 _POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
 _POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_dim", "decay_rate")
 _POSITIVE += ("eval_every_epochs", "checkpoint_every_epochs")
+_POSITIVE += ("loss_groups", "bn_groups", "microbatches")
 _NOT_NEGATIVE = ("num_classes", "num_examples", "load_size", "workers", "embedding_dim", "seed")
-_NOT_NEGATIVE += ("lr_batch", "warmup_epochs", "warmup_lr", "weight_decay")
+_NOT_NEGATIVE += ("scl_block", "lr_batch", "warmup_epochs", "warmup_lr", "weight_decay")
 _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probability")
 
 # Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
@@ -59,6 +61,8 @@ def default():
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3
     c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
+    c.sampler = "shuffle"  # shuffle | classes (every batch holds every class, if it can)
+    c.batch_binding = False  # a fixed image of each class in every batch
     c.placement = "auto"  # auto | resident (on the devices) | stream (from disk)
     c.workers = 0  # processes that decode a streamed set; 0: threads
 
@@ -81,6 +85,7 @@ def default():
     c.dtype = "float32"  # of the backbone: float32 | bfloat16
     c.embedding = "pooled"  # pooled | signed | signed_bn
     c.embedding_dim = 0  # of a signed embedding; 0: the backbone's
+    c.bn_groups = 1  # groups of the batch with BatchNorm statistics of their own; 1: global
     c.head = ""  # prototypes | etf | linear | none; empty: what the loss needs
     c.projection = "none"  # SCL's head: none | linear | mlp
     c.projection_dim = 128
@@ -88,9 +93,12 @@ def default():
     # Loss.
     c.loss = "nonl"
     c.temperature = 0.1
+    c.loss_groups = 1  # groups of the batch that see no negatives of each other; 1: global
+    c.scl_block = 0  # SCL's anchors on a device at a time, to save memory; 0: all
 
     # Optimiser: SGD with momentum. The rate is base_lr · batch_size / lr_batch.
     c.batch_size = 512  # of all devices together
+    c.microbatches = 1  # parts that pass the backbone one by one; the loss is of the whole batch
     c.epochs = 1000.0
     c.base_lr = 0.1
     c.lr_batch = 256  # 0: base_lr is the rate itself
@@ -123,7 +131,7 @@ def with_argument(config, argument=None):
         if not equals:
             raise UserError(f"config argument {item!r} is not of the form key=value")
         if key not in config:
-            raise UserError(f"unknown config key {key!r}{_suggestion(key, config)}")
+            raise unknown_key(key, config)
         config[key] = _typed(key, text, config[key])
     return config
 
@@ -138,6 +146,8 @@ def validate(config):
         (_POSITIVE, lambda v: math.isfinite(v) and v > 0, "a positive number"),
         (_NOT_NEGATIVE, lambda v: math.isfinite(v) and v >= 0, "zero or a positive number"),
         (_PROBABILITIES, lambda v: 0 <= v <= 1, "a probability in 0..1"),
+        (("seed",), lambda v: v < 2**32, "a number below 2**32"),
+        (("mean",), lambda v: all(map(math.isfinite, v)), "finite numbers"),
         (("momentum",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
         (("crop_scale",), lambda v: _is_range(v) and v[1] <= 1, "two shares of the area, as 0.2/1"),
         (("crop_ratio",), _is_range, "two positive aspect ratios, as 0.75/1.33"),
@@ -150,8 +160,18 @@ def validate(config):
     for key in ("mean", "std"):
         if len(config[key]) not in (0, config.channels):
             raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
-    if any(value <= 0 for value in config.std):
+    if not all(0 < value < math.inf for value in config.std):
         raise UserError(f"config key std={config.std!r} must hold positive numbers")
+    for key in ("loss_groups", "bn_groups", "microbatches"):
+        if config.batch_size % config[key]:
+            raise UserError(
+                f"config key {key}={config[key]} must divide batch_size={config.batch_size}"
+            )
+    if config.bn_groups > 1 and config.bn_groups % config.microbatches:
+        raise UserError(
+            f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
+            f"microbatches={config.microbatches}: a microbatch has statistics of its own"
+        )
     if config.schedule == "step" and not config.decay_epochs:
         raise UserError("schedule=step needs decay_epochs, as decay_epochs=60/75/90")
     if config.warmup_epochs >= config.epochs:
@@ -167,7 +187,11 @@ def to_json(config):
 def from_json(text):
     """The config that `to_json` wrote. Raises UserError where it does not fit this version."""
     config = default()
-    for key, value in json.loads(text).items():
+    try:
+        stored = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"the run's config.json is damaged ({error})") from None
+    for key, value in stored.items():
         if key not in config:
             raise UserError(f"config key {key!r} is not known to this version of hsproto")
         config[key] = tuple(value) if isinstance(value, list) else value
@@ -193,17 +217,19 @@ def _typed(key, text, current):
         raise UserError(f"config key {key}={text!r} must be {kind}, as {current!r}") from None
 
 
-def _suggestion(key, config):
+def unknown_key(key, config):
+    """The UserError for a key that `config` does not have."""
     close = difflib.get_close_matches(key, list(config), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are: {', '.join(sorted(config))}"
+    known = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(sorted(config))}"
+    return UserError(f"unknown config key {key!r}; {known}")
 
 
 def _is_range(value):
-    return len(value) == 2 and 0 < value[0] <= value[1]
+    return len(value) == 2 and 0 < value[0] <= value[1] < math.inf
 
 
 def _is_jitter(value):
-    return len(value) == 4 and all(v >= 0 for v in value) and value[3] <= 0.5
+    return len(value) == 4 and all(0 <= v < math.inf for v in value) and value[3] <= 0.5
 
 
 def _is_increasing(value):

@@ -12,6 +12,7 @@ source of a configuration. Whatever is wrong with the data raises `UserError`: o
 option or path, what is wrong with it, and the way out.
 """
 
+import functools
 import io
 import os
 import pathlib
@@ -197,6 +198,11 @@ class TfdsSource:
         if not 0 <= label < len(self.class_names):
             raise UserError(f"{name} has label {label}, outside 0..{len(self.class_names) - 1}")
         return image, label
+
+    @functools.cached_property
+    def labels(self):
+        """All labels, int32 [N]; reads every record once."""
+        return np.array([record["label"] for record in self._records], np.int32)
 
     def is_labelled(self):
         """Whether the labels are public: TFDS writes -1 where they are not (ImageNet's test)."""

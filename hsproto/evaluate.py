@@ -170,12 +170,14 @@ def summarise(config, step, evaluation, mesh, images_per_second):
 
 def write(workdir, summary, evaluation, class_names):
     """Writes prototypes.npz and, last, summary.json."""
+    temporary = os.path.join(workdir, "prototypes.tmp.npz")
     np.savez(
-        os.path.join(workdir, "prototypes.npz"),
+        temporary,
         prototypes=evaluation.prototypes,
         class_means=evaluation.class_means,
         class_names=list(class_names),
     )
+    os.replace(temporary, os.path.join(workdir, "prototypes.npz"))
     writer.write_text(os.path.join(workdir, "summary.json"), writer.to_json(summary, indent=1))
 
 

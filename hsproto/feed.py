@@ -1,9 +1,4 @@
-"""Which images are in step t, and how they reach the devices.
-
-The order is an endless sequence: one random permutation of the training set after another, each
-drawn from (seed, epoch). Step t takes positions t*B..(t+1)*B-1 of it, so its images are a pure
-function of (seed, t): a run resumes at a step without any saved iterator, on any number of
-processes, and every image is seen exactly once per epoch (a batch may span two epochs).
+"""How the images that `sampler` picks for a step reach the devices.
 
 Small sets lie on the devices whole and a batch is a gather; large ones are read and decoded by
 grain's threads or worker processes, each process its own rows. Both give the same batches.
@@ -21,36 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import NamedSharding, PartitionSpec
+from jax import lax
 
+from hsproto import sampler
 from hsproto.errors import UserError
+from hsproto.sharding import over_batch, replicated
 
 RESIDENT_BYTES = 2**30  # `placement="auto"` keeps sets up to this size on the devices
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(num_examples, seed, epoch):
-    # The bit generator is named because NumPy may change its default one.
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch))))
-    order = generator.permutation(num_examples)
-    order.flags.writeable = False
-    return order
-
-
-class Sampler:
-    """The rows of the data set that are in each step: `indices(step)`, int64 [batch_size]."""
-
-    def __init__(self, num_examples, batch_size, seed):
-        self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
-
-    def indices(self, step):
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, offsets = np.divmod(positions, self.num_examples)
-        rows = np.empty_like(positions)
-        for epoch in range(epochs[0], epochs[-1] + 1):
-            here = epochs == epoch
-            rows[here] = _permutation(self.num_examples, self.seed, epoch)[offsets[here]]
-        return rows
 
 
 def rows_of_process(sharding, batch_size):
@@ -88,16 +60,14 @@ class Feed:
 
     def __init__(self, source, config, mesh):
         self.source = source
-        self.sampler = Sampler(len(source), config.batch_size, config.seed)
-        self._sharding = NamedSharding(mesh, PartitionSpec("data"))
-        self._workers = config.workers
+        self._config, self._mesh = config, mesh
         self.is_resident = _is_resident(source, config.placement)
         if self.is_resident:
             images, labels = resident(source)
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            self._images = _put(images, everywhere, len(images))
-            self._labels = _put(labels, everywhere, len(labels))
-            self._take = jax.jit(_take, out_shardings=self._sharding)
+            everywhere = replicated(mesh)
+            self._images = _put(everywhere, images, images.shape)
+            self._labels = _put(everywhere, labels, labels.shape)
+            self._take = jax.jit(_take, static_argnums=3)
         elif hasattr(source, "check"):
             source.check()
 
@@ -108,11 +78,12 @@ class Feed:
         """Yields the training batches of steps start_step..start_step+num_steps-1.
 
         Each is {"image": uint8 [B, H, W, C], "label": int32 [B]} with B = config.batch_size,
-        which the number of devices must divide.
+        which the number of devices must divide; with n = config.microbatches > 1 the rows have two
+        axes, [n, B/n], and the second is split over the devices.
         """
-        for _, batch in self._fetch(
-            self.sampler.indices, range(start_step, start_step + num_steps)
-        ):
+        steps = range(start_step, start_step + num_steps)
+        indices = sampler.make(self.source, self._config).indices
+        for _, batch in self._fetch(indices, steps, self._config.microbatches):
             yield batch
 
     def in_order(self, batch_size):
@@ -123,33 +94,32 @@ class Feed:
         number of devices.
         """
         indices = functools.partial(_rows_in_order, len(self.source), batch_size)
-        for rows, batch in self._fetch(indices, range(-(-len(self.source) // batch_size))):
-            mine = rows[rows_of_process(self._sharding, batch_size)]
-            yield batch | {"where": _put(mine >= 0, self._sharding, batch_size)}
+        split = over_batch(self._mesh)
+        for mine, batch in self._fetch(indices, range(-(-len(self.source) // batch_size))):
+            yield batch | {"where": _put(split, mine >= 0, (batch_size,))}
 
-    def _fetch(self, indices, steps):
-        """(rows of the global batch, batch) of each step; row -1 is padding."""
+    def _fetch(self, indices, steps, microbatches=1):
+        """(this process's rows of the batch, batch) of each step; row -1 is padding."""
+        if not steps:
+            return
+        size = len(indices(steps[0]))
+        rows_shape = (size,) if microbatches == 1 else (microbatches, size // microbatches)
+        columns = rows_of_process(over_batch(self._mesh), rows_shape[-1])
+        split = over_batch(self._mesh, microbatches)
+        mine = functools.partial(_rows_here, indices, rows_shape, columns)
         if self.is_resident:
             for step in steps:
-                rows = indices(step)
-                mine = rows[rows_of_process(self._sharding, len(rows))].astype(np.int32)
-                yield (
-                    rows,
-                    self._take(self._images, self._labels, _put(mine, self._sharding, len(rows))),
-                )
+                rows = _put(split, mine(step).astype(np.int32), rows_shape)
+                yield mine(step), self._take(self._images, self._labels, rows, split)
             return
-        mine = rows_of_process(self._sharding, len(indices(steps[0]))) if steps else None
-        stream = _stream(self.source, indices, steps, mine, self._workers)
+        stream = _stream(self.source, mine, steps, self._config.workers)
         try:
             for step, (images, labels) in zip(steps, stream, strict=True):
-                rows = indices(step)
-                yield (
-                    rows,
-                    {
-                        "image": _put(images, self._sharding, len(rows)),
-                        "label": _put(labels, self._sharding, len(rows)),
-                    },
-                )
+                batch = {
+                    "image": _put(split, images, (*rows_shape, *images.shape[-3:])),
+                    "label": _put(split, labels, rows_shape),
+                }
+                yield mine(step), batch
         finally:
             stream.close()
 
@@ -162,17 +132,17 @@ def _is_resident(source, placement):
     return placement == "resident"
 
 
-def _put(local, sharding, num_rows):
-    return jax.make_array_from_process_local_data(sharding, local, (num_rows, *local.shape[1:]))
+_put = jax.make_array_from_process_local_data
 
 
-def _take(images, labels, rows):
+def _take(images, labels, rows, sharding):
     where = rows >= 0
     rows = jnp.where(where, rows, 0)
-    return {
-        "image": jnp.where(where[:, None, None, None], images[rows], 0),
+    batch = {
+        "image": jnp.where(where[..., None, None, None], images[rows], 0),
         "label": jnp.where(where, labels[rows], -1),
     }
+    return lax.with_sharding_constraint(batch, sharding)
 
 
 def _rows_in_order(num_examples, batch_size, step):
@@ -180,7 +150,12 @@ def _rows_in_order(num_examples, batch_size, step):
     return np.where(rows < num_examples, rows, -1)
 
 
-def _stream(source, indices, steps, mine, workers):
+def _rows_here(indices, shape, columns, step):
+    """This process's part of a step's rows, which have one axis or, with microbatches, two."""
+    return indices(step).reshape(shape)[..., columns]
+
+
+def _stream(source, mine, steps, workers):
     """A grain iterator over this process's (images, labels) of each step.
 
     One element is one batch, loaded by a pool of threads. Batching single images after grain's
@@ -189,7 +164,7 @@ def _stream(source, indices, steps, mine, workers):
     """
     # Several worker processes share the cores; a single one has them for its threads.
     threads = max(1, _num_threads() // max(workers, 1))
-    load_step = functools.partial(_load_step, source, indices, mine, threads)
+    load_step = functools.partial(_load_step, source, mine, threads)
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
     # Batches are large: two in the making per process hide the loading and bound the memory.
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
@@ -216,20 +191,20 @@ def _live_as_long_as_parent(worker, num_workers):
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _load_step(source, indices, mine, threads, step):
-    return _load(source, indices(step)[mine], threads)
+def _load_step(source, mine, threads, step):
+    return _load(source, mine(step), threads)
 
 
 def _load(source, rows, threads):
     image = source[0][0]
-    images = np.zeros((len(rows), *image.shape), np.uint8)
-    labels = np.full(len(rows), -1, np.int32)
+    images = np.zeros((*rows.shape, *image.shape), np.uint8)
+    labels = np.full(rows.shape, -1, np.int32)
 
     def load_row(place):
         if rows[place] >= 0:
             images[place], labels[place] = source[int(rows[place])]
 
-    for _ in _pool(threads).map(load_row, range(len(rows))):
+    for _ in _pool(threads).map(load_row, np.ndindex(rows.shape)):
         pass
     return images, labels
 

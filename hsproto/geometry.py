@@ -100,12 +100,16 @@ def neural_collapse(features, labels, prototypes=None, *, num_classes, bias=None
     """
     _check(features, labels, prototypes, num_classes, bias, where)
     rows, dim = jnp.shape(features)
-    features, labels = jnp.asarray(features), jnp.asarray(labels).astype(jnp.int32)
+    features = jnp.asarray(features)
     sharding = _class_sharding(features)
     if _traced(labels):
+        labels = numerics.class_ids(labels, num_classes)
         counts = np.full(num_classes, rows)
     else:
-        counts = _count(labels, None if _traced(where) else where, num_classes, sharding)
+        # Known labels are counted at once, also where the features are traced.
+        with jax.ensure_compile_time_eval():
+            labels = numerics.class_ids(labels, num_classes)
+            counts = _count(labels, None if _traced(where) else where, num_classes, sharding)
     devices = 1 if sharding is None else sharding.mesh.size
     widths, groups = spectra.plan_classes(counts, dim, devices)
     arrays = (features, labels, where, prototypes, bias)
@@ -158,6 +162,8 @@ def optimum(num_classes, dim=None):
 
 def _check(features, labels, prototypes, num_classes, bias, where):
     numerics.check_features("features", features)
+    if jnp.shape(features)[1] == 0:
+        raise ValueError(f"features must have dimensions; got shape {jnp.shape(features)}")
     numerics.check_classes(num_classes)
     numerics.check_rows(features, labels, where)
     if prototypes is not None:
@@ -297,7 +303,7 @@ def _of_means(stats, centred):
     deviation = jnp.sqrt(_mean((lengths - mean_length) ** 2, counted))
     directions = numerics.unit(centred)
     cosines = numerics.matmul(directions, directions.T)
-    simplex_cosine = -1 / jnp.maximum(jnp.sum(counted) - 1, 1)
+    simplex_cosine = -1 / jnp.maximum(_number(counted) - 1, 1)
     return {
         "nc2_equinorm": _between(counted, spectra.ratio(deviation, mean_length)),
         "nc2_equiangular": _mean(jnp.abs(cosines - simplex_cosine), _pairs(counted)),
@@ -307,13 +313,13 @@ def _of_means(stats, centred):
 
 def _normalised_variances(stats):
     """(v_a + v_b) / (2 |m_a - m_b|²) of each pair of classes, [K, K]."""
-    variances = class_stats.spread(stats) / jnp.maximum(stats.counts, 1)
+    variances = class_stats.spread(stats) / jnp.maximum(stats.counts.astype(jnp.float32), 1)
     sizes = jnp.sum(stats.means**2, axis=1)
 
     def of_class(own):
         mean, variance, size = own
         # Differences one by one: |a|² + |b|² - 2ab would lose the digits of close means.
-        distances = jnp.sum((stats.means - mean) ** 2, axis=1)
+        distances = jnp.sum((stats.means - mean[None, :]) ** 2, axis=1)
         distances = jnp.where(distances <= class_stats.ROUNDING * (sizes + size), 0.0, distances)
         return spectra.ratio(variances + variance, 2 * distances)
 
@@ -322,7 +328,7 @@ def _normalised_variances(stats):
 
 def _of_prototypes(prototypes, directions, stats, centred_means):
     """What prototypes and class means determine, spectra apart; `stats` of unit features."""
-    counts, counted = stats.counts, stats.counts > 0
+    counts, counted = stats.counts.astype(jnp.float32), stats.counts > 0
     # |u_i - w|² summed over a class is its scatter and n_c |mu_c - w|²: no second look at rows.
     offsets = jnp.sum((stats.means - directions) ** 2, axis=1)
     squares = jnp.sum(class_stats.spread(stats) + counts * offsets)
@@ -340,13 +346,13 @@ def _of_prototypes(prototypes, directions, stats, centred_means):
 
 def _of_spectra(means, directions, counted):
     """Ranks between classes of the means of unit features; with prototypes, what they share."""
-    number = jnp.sum(counted)
+    number = _number(counted)
     if directions is None:
         squares = spectra.singular_values(class_stats.centred(means, counted)[0]) ** 2
         return {"erank_inter": _between(counted, spectra.exp_entropy(squares))}
     both = jnp.stack([means, directions])
     centred, centre = jax.vmap(class_stats.centred, in_axes=(0, None))(both, counted)
-    from_centre = class_stats.directions(means) - class_stats.directions(centre[0])
+    from_centre = class_stats.directions(means) - class_stats.directions(centre[0])[None, :]
     from_centre = class_stats.masked(from_centre, counted)
     noise = jnp.sum(from_centre**2, axis=1, keepdims=True) <= class_stats.ROUNDING
     rows = jnp.stack([directions, centred[1], jnp.where(noise, 0.0, from_centre)])
@@ -357,10 +363,10 @@ def _of_spectra(means, directions, counted):
 
     nonzero = jnp.any(rows != 0, axis=2)
     grams = numerics.matmul(rows, rows.mT)
-    entropies = spectra.matrix_entropy(squares[2:], jnp.sum(nonzero, axis=1) / number)
+    entropies = spectra.matrix_entropy(squares[2:], _number(nonzero) / number)
     joint = spectra.matrix_entropy(
-        lax.map(spectra.eigenvalues, grams[:2] * grams[2]),
-        jnp.sum(nonzero[:2] & nonzero[2], axis=1) / number,
+        lax.map(spectra.eigenvalues, grams[:2] * grams[2:]),
+        _number(nonzero[:2] & nonzero[2:]) / number,
     )
     mir, hdr = spectra.information(entropies[:2], entropies[2], joint)
     measures = {
@@ -390,27 +396,31 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
         rows, label, kept = (blocks.take(x, i) for x in (features, labels, keep))
         kept &= blocks.fresh(i)
         rows = class_stats.masked(rows, kept)
-        shifted = to_size(rows) - centre
+        shifted = to_size(rows) - centre[None, :]
         residuals = shifted - jnp.take(centred, label, axis=0, mode="clip")
         within = kept & (jnp.take(scatter, label, mode="clip") != 0)
         squares = jnp.sum(numerics.matmul(residuals, whiten) ** 2, axis=1)
         inside += jnp.sum(jnp.where(within, squares, 0.0))
         if prototypes is not None:
-            distances = half_squares - numerics.matmul(shifted, centred.T)
-            logits = numerics.matmul(rows, prototypes.T) + (0.0 if bias is None else bias)
-            chosen = jnp.argmax(jnp.where(counted, logits, -jnp.inf), axis=1)
+            distances = half_squares[None, :] - numerics.matmul(shifted, centred.T)
+            logits = numerics.matmul(rows, prototypes.T)
+            if bias is not None:
+                logits += jnp.asarray(bias, jnp.float32)[None, :]
+            chosen = jnp.argmax(jnp.where(counted[None, :], logits, -jnp.inf), axis=1)
             differs = kept & (jnp.argmin(distances, axis=1) != chosen)
             disagree += jnp.sum(differs, dtype=jnp.int32)
         return inside, disagree
 
     none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
     inside, disagree = lax.fori_loop(0, blocks.count, add, none)
-    inside /= jnp.maximum(jnp.sum(jnp.where(paired, stats.counts, 0)), 1)
+    counts = stats.counts.astype(jnp.float32)
+    inside /= jnp.maximum(jnp.sum(jnp.where(paired, counts, 0.0)), 1)
     # S_B = 0 inverts to 0, but spread around means that coincide is no collapse.
     inside = jnp.where(jnp.any(centred != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
-        measures["nc4"] = disagree / jnp.where(counted.any(), jnp.sum(stats.counts), jnp.nan)
+        rows = jnp.where(counted.any(), jnp.sum(counts), jnp.nan)
+        measures["nc4"] = disagree.astype(jnp.float32) / rows
     return measures
 
 
@@ -431,8 +441,13 @@ def _pairs(some):
 
 def _mean(values, some):
     """Mean of `values` over `some`; NaN over none."""
-    number = jnp.sum(some)
+    number = jnp.sum(some, dtype=jnp.float32)
     return jnp.sum(jnp.where(some, values, 0.0)) / jnp.where(number > 0, number, jnp.nan)
+
+
+def _number(some):
+    """How many are True along the last axis, as float32."""
+    return jnp.sum(some, axis=-1, dtype=jnp.float32)
 
 
 def _between(counted, value):

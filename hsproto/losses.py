@@ -14,6 +14,8 @@ axis_name  the mapped axis (or axes) over which the batch is split, inside `jax.
            `jax.grad` around the map, or inside it with `check_vma=True`; with `pmap` or
            `check_vma=False` average the gradients of shared parameters with `lax.pmean`, as usual.
            On global arrays under plain `jax.jit` leave it out: sharded or not, the batch is whole.
+           (On meshes with Auto axes. `jax.make_mesh` makes Explicit ones unless told otherwise;
+           there JAX raises ShardingTypeError where it is not sure what a gather should give.)
 
 Errors, at trace time: ValueError for wrong ranks, shapes or dtypes and for a temperature that is a
 number and not positive. A traced temperature is allowed and has a gradient.
@@ -69,7 +71,7 @@ def cross_entropy(features, prototypes, labels, *, bias=None, where=None):
     features = jnp.where(mask[:, None], jnp.asarray(features, jnp.float32), 0.0)
     logits = matmul(features, jnp.asarray(prototypes).T)
     if bias is not None:
-        logits = logits + jnp.asarray(bias, jnp.float32)
+        logits = logits + jnp.asarray(bias, jnp.float32)[None, :]
     own = _own_class(labels, num_classes)
     return _per_anchor(_logsumexp(logits, axis=1)[0] - _pick(logits, own), mask)
 
@@ -110,7 +112,7 @@ def decoupled_normface(features, prototypes, labels, *, temperature, where=None)
     return _per_anchor(lse - _pick(logits, own), mask & found)
 
 
-def ntce(features, prototypes, labels, *, temperature, where=None, axis_name=None):
+def ntce(features, prototypes, labels, *, temperature, where=None, axis_name=None, queue=None):
     """NTCE: the anchor is the prototype, its negatives are all M instances of the batch (eq. 4).
 
     loss_i = -S_iy/t + log Σ_j exp(S_{j,y_i}/t)      j over the whole batch, i included
@@ -126,17 +128,20 @@ def ntce(features, prototypes, labels, *, temperature, where=None, axis_name=Non
       temperature: positive number or scalar array.
       where: bool [B] or None.
       axis_name: mapped axis of the batch, or None (see the module's head).
+      queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
+        those of the batch but no anchors; negative labels count as masked. With `axis_name` each
+        device passes its own.
 
     Returns:
       PerAnchor; valid are the rows that count. A class absent from the batch gives its prototype no
       gradient. At a simplex ETF with n rows a class: log n + log(1 + (K-1) exp(-a)).
     """
     return _prototype_anchored(
-        features, prototypes, labels, temperature, where, axis_name, decoupled=False
+        features, prototypes, labels, temperature, where, axis_name, queue, decoupled=False
     )
 
 
-def nonl(features, prototypes, labels, *, temperature, where=None, axis_name=None):
+def nonl(features, prototypes, labels, *, temperature, where=None, axis_name=None, queue=None):
     """NONL: NTCE whose negatives are the instances of the other classes alone (eq. 5).
 
     loss_i = -S_iy/t + log Σ_{j: y_j≠y_i} exp(S_{j,y_i}/t)      j over the whole batch
@@ -144,15 +149,16 @@ def nonl(features, prototypes, labels, *, temperature, where=None, axis_name=Non
     Arguments and cost as `ntce`.
 
     Returns:
-      PerAnchor; a row is valid when the batch (of all devices) holds a row of another class. At a
-      simplex ETF with n rows a class: log(n(K-1)) - a, a = K/((K-1)t). It may be negative.
+      PerAnchor; a row is valid when the batch (of all devices, with the queue) holds a row of
+      another class. At a simplex ETF with n rows a class: log(n(K-1)) - a, a = K/((K-1)t). It may
+      be negative.
     """
     return _prototype_anchored(
-        features, prototypes, labels, temperature, where, axis_name, decoupled=True
+        features, prototypes, labels, temperature, where, axis_name, queue, decoupled=True
     )
 
 
-def scl(features, labels, *, temperature, where=None, axis_name=None, block_size=None):
+def scl(features, labels, *, temperature, where=None, axis_name=None, block_size=None, queue=None):
     """Supervised contrastive loss, SupCon's L_out (eq. 2).
 
     loss_i = -mean_{l≠i: y_l=y_i} a_i·a_l/t + log Σ_{j≠i} exp(a_i·a_j/t)
@@ -162,23 +168,27 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
 
     Args:
       features: float [B, D], of any length; normalised here.
-      labels: int [B]; negative labels count as masked.
+      labels: int [B], any numbers below 2³¹-1; negative labels count as masked.
       temperature: positive number or scalar array.
       where: bool [B] or None.
       axis_name: mapped axis of the batch, or None. Features of all devices are gathered.
       block_size: anchors handled at a time, with recomputation in the backward pass: memory is
         O(B·block_size) instead of O(B²). None: all at once.
+      queue: None, or (features [Q, D], labels [Q]) of further keys: positives and negatives like
+        those of the batch but no anchors; negative labels count as masked. With `axis_name` every
+        device passes the whole queue.
 
     Returns:
-      PerAnchor; a row is valid when the batch (of all devices) holds another row of its class.
+      PerAnchor; a row is valid when the batch (of all devices, with the queue) holds another row of
+      its class.
       Khosla et al. 2020.
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
-    numerics.check_positive("temperature", temperature)
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+    temperature = numerics.positive("temperature", temperature)
+    if block_size is not None and (not numerics.is_integer(block_size) or block_size < 1):
         raise ValueError(f"block_size must be None or a positive integer; got {block_size!r}")
-    labels = jnp.asarray(labels, jnp.int32)
+    labels = numerics.class_ids(labels)
     mask = labels >= 0 if where is None else where & (labels >= 0)
     anchors = unit(features, mask)
     rows = jnp.arange(anchors.shape[0])
@@ -189,6 +199,11 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
             lax.all_gather(x, axis_name, tiled=True) for x in (anchors, labels, mask)
         )
         rows = rows + lax.axis_index(axis_name) * anchors.shape[0]
+    if queue is not None:
+        queued = _queued(queue, anchors.shape[1])
+        keys, key_labels, key_mask = (
+            jnp.concatenate(pair) for pair in zip((keys, key_labels, key_mask), queued, strict=True)
+        )
 
     # Positives through class sums: a_i·(Σ_{y_l=y_i} a_l - a_i), no [B, B] mask. Labels are not
     # bounded by a number of classes here, so they are first numbered in order of size.
@@ -235,9 +250,9 @@ def prototype_softmax(features, labels, *, num_classes, temperature, where=None,
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
-    numerics.check_positive("temperature", temperature)
+    temperature = numerics.positive("temperature", temperature)
     numerics.check_classes(num_classes)
-    labels = jnp.asarray(labels, jnp.int32)
+    labels = numerics.class_ids(labels, num_classes)
     mask = row_mask(labels, num_classes, where)
     anchors = unit(features, mask)
     own = _own_class(labels, num_classes)
@@ -248,7 +263,7 @@ def prototype_softmax(features, labels, *, num_classes, temperature, where=None,
     means = sums / jnp.maximum(counts, 1.0)[:, None]
     logits = matmul(anchors, means.T) / temperature
     # The subtraction inside the logarithm only lowers the own class's weight by one.
-    weights = counts[None, :] - own
+    weights = counts[None, :] - own.astype(jnp.float32)
     present = weights > 0
     weighted = logits + jnp.log(jnp.where(present, weights, 1.0))
     lse, found = _logsumexp(weighted, present, axis=1)
@@ -279,21 +294,30 @@ def dot_regression(features, prototypes, labels, *, where=None):
     return _per_anchor(0.5 * jnp.square(length * (cosine - 1.0)), mask)
 
 
-def _prototype_anchored(features, prototypes, labels, temperature, where, axis_name, *, decoupled):
+def _prototype_anchored(
+    features, prototypes, labels, temperature, where, axis_name, queue, *, decoupled
+):
     """NTCE and NONL (`decoupled`): -S_iy/t plus the anchor's class's log-sum-exp over the batch."""
     labels, num_classes = _check(features, prototypes, labels, where)
-    numerics.check_positive("temperature", temperature)
+    temperature = numerics.positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
     features, prototypes = unit(features, mask), unit(prototypes)
     batch, devices = features.shape[0], 1 if axis_name is None else lax.axis_size(axis_name)
+    keys, key_labels, key_mask = features, labels, mask
+    if queue is not None:
+        queued, queued_labels, queued_mask = _queued(queue, features.shape[1], num_classes)
+        keys = jnp.concatenate([features, queued])
+        key_labels = jnp.concatenate([labels, queued_labels])
+        key_mask = jnp.concatenate([mask, queued_mask])
 
     if num_classes <= batch * devices:  # a column a class
-        logits = matmul(features, prototypes.T) / temperature
-        own = _own_class(labels, num_classes)
-        negatives = mask[:, None] & ~own if decoupled else mask[:, None]
+        logits = matmul(keys, prototypes.T) / temperature
+        own = _own_class(key_labels, num_classes)
+        negatives = key_mask[:, None] & ~own if decoupled else key_mask[:, None]
         lse, found = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
         column = jnp.where(mask, labels, 0)
-        return _per_anchor(lse[column] - _pick(logits, own), mask & found[column])
+        own_logit = _pick(logits[:batch], own[:batch])
+        return _per_anchor(lse[column] - own_logit, mask & found[column])
 
     # More classes than rows: a column an anchor, holding the prototype of the anchor's class.
     rows, column_labels = jnp.arange(batch), labels
@@ -301,19 +325,28 @@ def _prototype_anchored(features, prototypes, labels, temperature, where, axis_n
         column_labels = lax.all_gather(labels, axis_name, tiled=True)
         rows = rows + lax.axis_index(axis_name) * batch
     columns = prototypes[jnp.where(row_mask(column_labels, num_classes), column_labels, 0)]
-    logits = matmul(features, columns.T) / temperature
-    negatives = mask[:, None]
+    logits = matmul(keys, columns.T) / temperature
+    negatives = key_mask[:, None]
     if decoupled:
-        negatives = negatives & (labels[:, None] != column_labels[None, :])
+        negatives = negatives & (key_labels[:, None] != column_labels[None, :])
     lse, found = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
-    own_logit = jnp.take_along_axis(logits, rows[:, None], axis=1)[:, 0]
+    own_logit = jnp.take_along_axis(logits[:batch], rows[:, None], axis=1)[:, 0]
     return _per_anchor(lse[rows] - own_logit, mask & found[rows])
+
+
+def _queued(queue, dims, num_classes=None):
+    """(directions [Q, D], labels [Q], which count [Q]) of a queue, checked."""
+    features, labels = queue
+    numerics.check_features("queue features", features, dims=dims)
+    numerics.check_rows(features, labels)
+    labels = numerics.class_ids(labels, num_classes)
+    return unit(features, labels >= 0), labels, labels >= 0
 
 
 def _prototype_logits(features, prototypes, labels, temperature, where):
     """S/t [B, K], which column is the own class [B, K], which rows count [B]."""
     labels, num_classes = _check(features, prototypes, labels, where)
-    numerics.check_positive("temperature", temperature)
+    temperature = numerics.positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
     logits = matmul(unit(features, mask), unit(prototypes).T) / temperature
     return logits, _own_class(labels, num_classes), mask
@@ -323,11 +356,12 @@ def _check(features, prototypes, labels, where):
     numerics.check_features("features", features)
     numerics.check_features("prototypes", prototypes, dims=jnp.shape(features)[1])
     numerics.check_rows(features, labels, where)
-    return jnp.asarray(labels, jnp.int32), jnp.shape(prototypes)[0]
+    num_classes = jnp.shape(prototypes)[0]
+    return numerics.class_ids(labels, num_classes), num_classes
 
 
 def _own_class(labels, num_classes):
-    return labels[:, None] == jnp.arange(num_classes)[None, :]
+    return labels[:, None] == jnp.arange(num_classes, dtype=jnp.int32)[None, :]
 
 
 def _pick(logits, own):

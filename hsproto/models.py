@@ -114,16 +114,56 @@ def conv(channels, size, stride, dtype, name):
     )
 
 
-def batch_norm(train, dtype, name):
+def batch_norm(train, dtype, name, groups=1):
     """Every BatchNorm of the package is made here.
 
     flax's momentum 0.9 is torch's 0.1. flax averages the biased variance of the batch where torch
     averages the unbiased one: the running variances differ by (n-1)/n, n = batch x height x width.
-    Under jit, on a batch sharded over a mesh, the statistics are those of the global batch.
+    Under jit, on a batch sharded over a mesh, the statistics are those of the global batch, or with
+    `groups` those of as many groups of consecutive rows.
     """
-    return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
+    kwargs = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    return nn.BatchNorm(**kwargs) if groups == 1 else GroupedBatchNorm(groups=groups, **kwargs)
+
+
+class GroupedBatchNorm(nn.Module):
+    """flax's BatchNorm on each of `groups` groups of consecutive rows; same variables, same names.
+
+    That is what devices do that do not synchronise theirs. The running statistics average over the
+    groups, where each of those devices would keep its own.
+    """
+
+    groups: int
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running = (
+            self.variable("batch_stats", "mean", jnp.zeros, shape),
+            self.variable("batch_stats", "var", jnp.ones, shape),
+        )
+
+        def normalise(x, mean, variance):
+            y = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+            return y.astype(self.dtype)
+
+        if self.use_running_average:
+            return normalise(x, *(kept.value for kept in running))
+        rows = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, rows.ndim - 1))
+        mean = jnp.mean(rows, axes, keepdims=True)
+        variance = jnp.mean(jnp.square(rows), axes, keepdims=True) - jnp.square(mean)
+        variance = jnp.maximum(variance, 0.0)
+        for kept, new in zip(running, (mean, variance), strict=True):
+            average = jnp.mean(new, axis=tuple(range(new.ndim - 1)))
+            kept.value = self.momentum * kept.value + (1 - self.momentum) * average
+        return normalise(rows, mean, variance).reshape(x.shape)
 
 
 def average_pool(x):
@@ -137,6 +177,7 @@ class ResidualBlock(nn.Module):
     channels: int
     stride: int
     dtype: Any
+    bn_groups: int = 1
 
     @nn.compact
     def __call__(self, x, train):
@@ -148,12 +189,12 @@ class ResidualBlock(nn.Module):
         y = x
         for i, (width, size, step) in enumerate(layers, start=1):
             y = conv(width, size, step, self.dtype, f"conv{i}")(y)
-            y = batch_norm(train, self.dtype, f"bn{i}")(y)
+            y = batch_norm(train, self.dtype, f"bn{i}", self.bn_groups)(y)
             if i < len(layers):
                 y = nn.relu(y)
         if x.shape != y.shape:
             x = conv(y.shape[-1], 1, stride, self.dtype, "downsample_conv")(x)
-            x = batch_norm(train, self.dtype, "downsample_bn")(x)
+            x = batch_norm(train, self.dtype, "downsample_bn", self.bn_groups)(x)
         return nn.relu(x + y)
 
 
@@ -170,12 +211,13 @@ class ResNet(nn.Module):
     width: int
     stem: str
     dtype: Any
+    bn_groups: int = 1
 
     @nn.compact
     def __call__(self, images, train):
         size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
         x = conv(self.width, size, stride, self.dtype, "conv1")(images)
-        x = nn.relu(batch_norm(train, self.dtype, "bn1")(x))
+        x = nn.relu(batch_norm(train, self.dtype, "bn1", self.bn_groups)(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for stage, depth in enumerate(self.depths):
@@ -183,7 +225,10 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 channels = self.width * 2**stage
                 name = f"layer{stage + 1}_{i}"
-                x = ResidualBlock(self.kind, channels, stride, self.dtype, name=name)(x, train)
+                block = ResidualBlock(
+                    self.kind, channels, stride, self.dtype, self.bn_groups, name=name
+                )
+                x = block(x, train)
         return average_pool(x)
 
 
@@ -195,13 +240,14 @@ class ConvNet(nn.Module):
 
     width: int
     dtype: Any
+    bn_groups: int = 1
 
     @nn.compact
     def __call__(self, images, train):
         x = images
         for i, stride in enumerate((1, 2, 1, 2), start=1):
             x = conv(self.width, 3, stride, self.dtype, f"conv{i}")(x)
-            x = nn.relu(batch_norm(train, self.dtype, f"bn{i}")(x))
+            x = nn.relu(batch_norm(train, self.dtype, f"bn{i}", self.bn_groups)(x))
         return average_pool(x)
 
 
@@ -284,6 +330,7 @@ class Model(nn.Module):
     embedding_dim: int
     projection: str
     projection_dim: int
+    bn_groups: int = 1
 
     @nn.compact
     def __call__(self, images, train):
@@ -292,7 +339,7 @@ class Model(nn.Module):
             dim = self.embedding_dim or features.shape[-1]
             features = linear(features, dim, "embedding")
         elif self.embedding == "signed_bn":
-            features = batch_norm(train, jnp.float32, "embedding_bn")(features)
+            features = batch_norm(train, jnp.float32, "embedding_bn", self.bn_groups)(features)
 
         projections, dim = features, features.shape[-1]
         if self.projection == "mlp":
@@ -329,18 +376,21 @@ def build(config, num_classes):
       D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "" is what the loss needs.
     - `projection`, of SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
     - `dtype`: what the backbone computes in.
+    - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch holds bn_groups / microbatches.
 
     Raises UserError, one line, for values it does not know or that do not go together.
     """
     validate(config, num_classes)
     dtype = DTYPES[config.dtype]
+    # Of those rows that the model sees at a time.
+    groups = max(1, config.bn_groups // config.microbatches)
     if config.backbone in RESNETS:
         kind, depths = RESNETS[config.backbone]
-        backbone = ResNet(kind, depths, config.width, config.stem, dtype)
+        backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups)
     elif config.backbone in VITS:
         backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
     else:
-        backbone = ConvNet(config.width, dtype)
+        backbone = ConvNet(config.width, dtype, groups)
     return Model(
         backbone=backbone,
         num_classes=num_classes,
@@ -349,6 +399,7 @@ def build(config, num_classes):
         embedding_dim=config.embedding_dim,
         projection=config.projection,
         projection_dim=config.projection_dim,
+        bn_groups=groups,
     )
 
 
@@ -422,7 +473,7 @@ def validate(config, num_classes=None):
     if num_classes is None:
         return
     if num_classes < 2:
-        raise UserError(f"num_classes={num_classes} must be at least 2")
+        raise UserError(f"the data hold {num_classes} class(es): at least 2 are needed")
     if (config.head or allowed[0]) == "etf" and feature_dim(config) < num_classes - 1:
         raise UserError(
             f"head='etf' for num_classes={num_classes} needs features of at least "

@@ -81,15 +81,27 @@ def _over_jvp(primals, tangents):
     return quotient, _over(tangents[0] - quotient * tangents[1], primals[1])
 
 
+def class_ids(labels, num_classes=None):
+    """Labels as int32; -1 where they are not in 0..num_classes-1 (None: not in int32's range)."""
+    num_classes = 2**31 - 1 if num_classes is None else num_classes
+    # Compared before the cast, which wraps.
+    xp = jnp if isinstance(labels, jax.Array) else np
+    labels = xp.asarray(labels)
+    outside = labels < 0
+    if num_classes <= np.iinfo(labels.dtype).max:
+        outside = outside | (labels >= num_classes)
+    return jnp.where(outside, jnp.int32(-1), labels.astype(np.int32))
+
+
 def row_mask(labels, num_classes, where=None):
-    """Rows that count, bool [N]: `where`, and a label in 0..num_classes-1."""
-    labels = jnp.asarray(labels, jnp.int32)  # uint8 would wrap when compared with 1000
+    """Rows that count, bool [N]: `where`, and an int32 label in 0..num_classes-1."""
     in_range = (labels >= 0) & (labels < num_classes)
     return in_range if where is None else in_range & where
 
 
 def check_features(name, features, dims=None):
     """Raises ValueError unless `features` is a floating [rows, dims] array."""
+    _check_array(name, features)
     if jnp.ndim(features) != 2:
         raise ValueError(f"{name} must have shape [rows, dims]; got shape {jnp.shape(features)}")
     if not jnp.issubdtype(jnp.result_type(features), jnp.floating):
@@ -101,28 +113,51 @@ def check_features(name, features, dims=None):
 def check_rows(features, labels, where=None):
     """Raises ValueError unless `labels` (integers) and `where` (bool) go with `features`' rows."""
     rows = jnp.shape(features)[0]
+    _check_array("labels", labels)
     if jnp.shape(labels) != (rows,):
         raise ValueError(f"labels must have shape ({rows},); got shape {jnp.shape(labels)}")
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise ValueError(f"labels must be integers in 0..K-1; got {jnp.result_type(labels)}")
     if where is None:
         return
+    _check_array("where", where)
     if jnp.shape(where) != (rows,):
         raise ValueError(f"where must have shape ({rows},); got shape {jnp.shape(where)}")
     if jnp.result_type(where) != jnp.bool_:
         raise ValueError(f"where must be bool; got {jnp.result_type(where)}")
 
 
-def check_positive(name, value):
-    """Raises ValueError where a Python or NumPy number is not positive and finite."""
-    if isinstance(value, numbers.Number | np.ndarray | np.generic):
-        if np.ndim(value) != 0 or not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a positive finite number; got {value}")
-    elif isinstance(value, jax.Array) and jnp.ndim(value) != 0:
-        raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}")
+def positive(name, value):
+    """`value` as a float32 scalar.
+
+    Raises ValueError for what is no real scalar, and for a Python or NumPy number that is not
+    positive and finite.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{name} must be a positive finite number; got {value}")
+    if isinstance(value, jax.Array):
+        if jnp.ndim(value) != 0 or not jnp.isrealobj(value):
+            raise ValueError(
+                f"{name} must be a real scalar; got {value.dtype} of shape {value.shape}"
+            )
+    elif not isinstance(value, numbers.Real | np.ndarray) or np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a positive finite number; got {value!r}")
+    elif not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a positive finite number; got {value}")
+    return jnp.asarray(value, jnp.float32)
 
 
 def check_classes(num_classes):
     """Raises ValueError unless `num_classes` is a Python integer of at least 1."""
-    if not isinstance(num_classes, numbers.Integral) or num_classes < 1:
+    if not is_integer(num_classes) or num_classes < 1:
         raise ValueError(f"num_classes must be an integer of at least 1; got {num_classes!r}")
+
+
+def is_integer(value):
+    """Whether `value` is a Python or NumPy integer; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _check_array(name, value):
+    if not isinstance(value, jax.Array | np.ndarray | np.generic):
+        raise ValueError(f"{name} must be an array; got {type(value).__name__}")

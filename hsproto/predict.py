@@ -3,18 +3,15 @@
   python -m hsproto.predict --workdir=runs/digits one.png two.png
 
 A line an image: its path, then the likeliest classes, each with the cosine between the image's
-embedding and the class's prototype (1: the same direction).
+embedding and the class's prototype (1: the same direction). Transparency is not looked at.
 """
-
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsproto import augment, cli, data, models, sharding
+from hsproto import augment, cli, data, models, report, sharding
 from hsproto import state as state_lib
-from hsproto.errors import UserError
 from hsproto.numerics import matmul, unit
 
 
@@ -41,11 +38,10 @@ def main(argv):
     parser.add_argument("--top", type=int, default=3, help="classes to print (default 3)")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     args = parser.parse_args(argv)
-    path = os.path.join(args.workdir, "prototypes.npz")
-    if not os.path.isfile(path):
-        raise UserError(f"--workdir={args.workdir}: no finished run there (no prototypes.npz)")
-    with np.load(path) as stored:
-        prototypes, names = stored["prototypes"], [str(n) for n in stored["class_names"]]
+    if args.top < 1:
+        parser.error(f"--top={args.top} must be at least 1")
+    stored = report.read_prototypes(args.workdir)
+    prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     config, state, _ = state_lib.load(args.workdir, mesh)
     images = np.stack([data.read_image(image, config) for image in args.images])

@@ -20,7 +20,19 @@ import jax
 import numpy as np
 import optax
 
-from hsproto import augment, cli, data, evaluate, feed, losses, models, optim, report, sharding
+from hsproto import (
+    augment,
+    cli,
+    data,
+    evaluate,
+    feed,
+    losses,
+    models,
+    optim,
+    report,
+    sampler,
+    sharding,
+)
 from hsproto import config as config_lib
 from hsproto import state as state_lib
 from hsproto.errors import UserError
@@ -154,10 +166,10 @@ def _given_features(variables, batch, key):
 
 def _cached_batches(config, embedded, steps):
     rows = np.flatnonzero(embedded.where)
-    sampler = feed.Sampler(len(rows), config.batch_size, config.seed)
+    order = sampler.Sampler(len(rows), config.batch_size, config.seed)
     take = jax.jit(lambda features, indices: features[indices])
     for number in range(steps):
-        indices = rows[sampler.indices(number)]
+        indices = rows[order.indices(number)]
         yield {"features": take(embedded.features, indices), "label": embedded.labels[indices]}
 
 
@@ -198,6 +210,10 @@ def main(argv):
         raise UserError(f"--decay_epochs={args.decay_epochs} must be as 60/75/90") from None
     mesh = sharding.make_mesh()
     config, state, step = state_lib.load(args.workdir, mesh, args.checkpoint)
+    # Of what a frozen encoder has no use for.
+    config.update({"microbatches": 1, "sampler": "shuffle", "batch_binding": False})
+    for key in ("batch_size", "eval_batch_size"):
+        sharding.check_divisible(key, config[key], mesh)
     splits = data.load(config)
     feeds = evaluate.Feeds(*(feed.open(split, config, mesh) for split in splits))
     results = run(

@@ -31,15 +31,16 @@ def merge(a, b):
 
 def finish(accumulator):
     """Prototypes of what was accumulated, float32 [K, D]: see `fit`."""
-    return class_stats.directions(accumulator.means)
+    found = class_stats.directions(accumulator.means)
+    return jnp.where(jnp.all(jnp.isfinite(found), axis=1, keepdims=True), found, 0.0)
 
 
 def fit(features, labels, *, num_classes, where=None):
     """Prototypes w_c = mu_c/|mu_c|, mu_c the mean of x_i/|x_i| over the rows of class c.
 
     features: floating [N, D] of any length; labels: integer [N]; where: bool [N], rows to use.
-    Returns float32 [K, D] of unit rows. A class without rows, or whose directions cancel, has a
-    zero row, which `logits` and `predict` take as "never".
+    Returns float32 [K, D] of unit rows. A class without rows, with a row that is not finite, or
+    whose directions cancel, has a zero row, which `logits` and `predict` take as "never".
     Raises ValueError for wrong shapes or types. Source: paper, section 3 (FP).
     """
     numerics.check_features("features", features)
@@ -50,20 +51,26 @@ def fit(features, labels, *, num_classes, where=None):
 def logits(features, prototypes, *, temperature=1.0):
     """Cosines over temperature, x_i · w_c / (|x_i| |w_c| temperature), float32 [B, K].
 
-    -inf for a prototype of length zero; 0 for a feature of length zero. Neither argument needs to
-    be of unit length. The softmax of these is the NormFace probability of each class.
+    -inf for a prototype of length zero or not finite; 0 for a feature of length zero. Neither
+    argument needs to be of unit length. The softmax of these is the NormFace probability of each
+    class.
     Raises ValueError for wrong shapes or types, or a temperature that is not positive.
     """
     numerics.check_features("features", features)
     numerics.check_features("prototypes", prototypes, jnp.shape(features)[1])
-    numerics.check_positive("temperature", temperature)
+    temperature = numerics.positive("temperature", temperature)
     directions = numerics.unit(prototypes)
     cosines = numerics.matmul(numerics.unit(features), directions.T) / temperature
-    return jnp.where(jnp.any(directions != 0, axis=1), cosines, -jnp.inf)
+    # The sum is 0 for a zero row and NaN for one that is not finite.
+    usable = jnp.sum(directions * directions, axis=1) > 0
+    return jnp.where(usable[None, :], cosines, -jnp.inf)
 
 
 def predict(features, prototypes):
-    """The class of the nearest prototype in angle, int32 [B]; -1 where all prototypes are zero."""
+    """The class of the nearest prototype in angle, int32 [B].
+
+    -1 where there is none: all prototypes are zero, or the feature is not finite.
+    """
     scores = logits(features, prototypes)
     nearest = jnp.argmax(scores, axis=1).astype(jnp.int32)
     return jnp.where(jnp.any(jnp.isfinite(scores), axis=1), nearest, -1)

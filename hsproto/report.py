@@ -4,7 +4,10 @@ python -m hsproto.report runs/digits runs/scl_digits --out=report
 """
 
 import json
+import math
 import os
+import warnings
+import zipfile
 
 import numpy as np
 
@@ -50,7 +53,7 @@ def table(summary):
     rows = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
     for key, meaning in METRICS.items():
         values = [summary[split].get(key) for split in ("test", "train")]
-        if values == [None, None]:
+        if not any(value is not None and math.isfinite(value) for value in values):
             continue
         cells = "".join(cell(v) for v in (*values, optimum.get(key)))
         rows.append(f"{key:<24}{meaning:<42}{cells}")
@@ -76,8 +79,7 @@ def markdown(runs):
 
 def write_figures(workdir, out):
     """Writes cosines.png and training.png of a run into the folder `out`; returns their paths."""
-    with np.load(os.path.join(workdir, "prototypes.npz")) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = read_prototypes(workdir)
     paths = [os.path.join(out, name) for name in ("cosines.png", "training.png")]
     _save(paths[0], cosine_figure(arrays))
     _save(paths[1], training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl"))))
@@ -91,7 +93,8 @@ def cosine_figure(arrays):
     count = len(names)
     target = -1 / max(count - 1, 1)
     figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    norm = colors.TwoSlopeNorm(vcenter=target, vmin=-1, vmax=1)
+    # Two classes have their optimum at the end of the scale.
+    norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     panels = (("prototypes", "prototypes"), ("class_means", "class means (training set)"))
     for axis, (key, title) in zip(axes, panels, strict=True):
         rows = arrays[key] / np.maximum(np.linalg.norm(arrays[key], axis=1, keepdims=True), 1e-30)
@@ -103,11 +106,14 @@ def cosine_figure(arrays):
             title += f"\ncosine between classes {spread}"
         axis.set_title(title, fontsize=11)
         if count <= 20:
-            axis.set_xticks(range(count), names, rotation=90 if max(map(len, names)) > 2 else 0)
-            axis.set_yticks(range(count), names)
+            names = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+            turn = 90 if max(map(len, names)) > 2 else 0
+            axis.set_xticks(range(count), names, rotation=turn, parse_math=False)
+            axis.set_yticks(range(count), names, parse_math=False)
         if count <= 12:
             for (i, j), value in np.ndenumerate(cosines):
-                color = "white" if i == j else "black"
+                # Dark at both ends of the scale, which is 0..1 once normalised.
+                color = "white" if abs(norm(value) - 0.5) > 0.3 else "black"
                 axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.85)
     return figure
@@ -152,12 +158,27 @@ def read_summary(workdir):
     if not os.path.isfile(path):
         raise UserError(f"{workdir}: no finished run there (no summary.json)")
     with open(path) as file:
-        return json.load(file)
+        try:
+            return json.load(file)
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error})") from None
+
+
+def read_prototypes(workdir):
+    """The arrays of a run's prototypes.npz. Raises UserError where there are none."""
+    path = os.path.join(workdir, "prototypes.npz")
+    if not os.path.isfile(path):
+        raise UserError(f"{workdir}: no finished run there (no prototypes.npz)")
+    try:
+        with np.load(path) as stored:
+            return {name: stored[name] for name in ("prototypes", "class_means", "class_names")}
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error})") from None
 
 
 def cell(value):
     """A metric's value as text nine wide; what is undefined or has no optimum is a dash."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return f"{'-':>9}"
     text = f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
     return f"{text:>9}"
@@ -174,7 +195,10 @@ def _matplotlib():
 
 
 def _save(path, figure):
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        # Class names in scripts that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, dpi=110, bbox_inches="tight")
     _matplotlib()[0].close(figure)
 
 
@@ -184,7 +208,10 @@ def main(argv):
     parser.add_argument("--out", required=True, help="folder for report.md and the pictures")
     args = parser.parse_args(argv)
     runs = {workdir: read_summary(workdir) for workdir in args.workdirs}
-    os.makedirs(args.out, exist_ok=True)
+    try:
+        os.makedirs(args.out, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={args.out} is no folder to write to: {error.strerror}") from None
     for number, (workdir, summary) in enumerate(runs.items()):
         out = os.path.join(args.out, f"{number:02d}_{os.path.basename(os.path.normpath(workdir))}")
         os.makedirs(out, exist_ok=True)

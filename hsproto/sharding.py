@@ -16,9 +16,11 @@ def make_mesh(devices=None):
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def over_batch(mesh):
-    """Leading axis split over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def over_batch(mesh, microbatches=1):
+    """Rows split over the devices: the leading axis, or the second of [microbatches, rows, ...]."""
+    return NamedSharding(
+        mesh, PartitionSpec("data") if microbatches == 1 else PartitionSpec(None, "data")
+    )
 
 
 def replicated(mesh):

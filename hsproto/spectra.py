@@ -76,8 +76,9 @@ def whitening(centred, means, counted):
     size = jnp.linalg.norm(class_stats.masked(means, counted))
     keep = values > 4 * _EPS * size
     # Centred, K means span K-1 dimensions: the last singular value is nothing but rounding.
-    keep &= jnp.arange(values.shape[0]) < jnp.sum(counted) - 1
-    return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)
+    order = jnp.arange(values.shape[0], dtype=jnp.int32)
+    keep &= order < jnp.sum(counted, dtype=jnp.int32) - 1
+    return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)[None, :]
 
 
 def matrix_entropy(eigenvalues, trace):
@@ -96,13 +97,13 @@ def information(of_prototypes, of_means, joint):
 
 
 def mir_at_collapse(number):
-    """MIR at collapse of `number` classes, a Python int or a traced integer.
+    """MIR at collapse of `number` classes, a Python int or a traced float.
 
     0 for two classes, where both entropies are 0; the formula falls without bound towards K = 2.
     """
     if isinstance(number, int):
         return 0.0 if number <= 2 else _mir_formula(number - 1.0, math.log)
-    others = jnp.maximum(number - 1, 2).astype(jnp.float32)
+    others = jnp.maximum(number - 1, 2)
     return jnp.where(number <= 2, 0.0, _mir_formula(others, jnp.log))
 
 
@@ -135,6 +136,8 @@ def simplex_etf(key, num_classes, dim):
     Returns float32 [K, D]. Raises ValueError for D < K-1, where there is no such frame.
     """
     numerics.check_classes(num_classes)
+    if not numerics.is_integer(dim):
+        raise ValueError(f"dim must be an integer; got {dim!r}")
     if dim < max(num_classes - 1, 1):
         raise ValueError(
             f"dim must be at least num_classes - 1 = {num_classes - 1}: {num_classes} vectors of "
@@ -148,7 +151,7 @@ def simplex_etf(key, num_classes, dim):
     corners = corners / np.sqrt(column * (column + 1.0))
     basis, triangle = jnp.linalg.qr(jax.random.normal(key, (dim, num_classes - 1)))
     # With this sign the basis is uniform over all rotations (Mezzadri 2007).
-    basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)
+    basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[None, :]
     return numerics.unit(numerics.matmul(corners, basis.T))
 
 
@@ -194,20 +197,20 @@ def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=
     rows, num_classes = labels.shape[0], stats.counts.shape[0]
     keep = numerics.row_mask(labels, num_classes, where)
     by_class = jnp.argsort(jnp.where(keep, labels, num_classes), stable=True)
-    first_rows = jnp.cumsum(stats.counts) - stats.counts
+    first_rows = jnp.cumsum(stats.counts, dtype=jnp.int32) - stats.counts
     # A class without spread has no rows to look at.
     row_counts = jnp.where(class_stats.spread(stats) == 0, 0, stats.counts)
 
     def residuals(label, first, width):
         """Unit rows number first..first+width of a class, less its mean; zeros beyond its last."""
-        member = first + jnp.arange(width)
+        member = first + jnp.arange(width, dtype=jnp.int32)
         within = member < jnp.take(row_counts, label, mode="fill", fill_value=0)
         position = jnp.take(first_rows, label, mode="clip") + member
         chosen = jnp.take(by_class, position, mode="clip")
         # The rows are gathered before they are normalised: no [N, D] of directions is made.
         picked = class_stats.masked(jnp.take(features, chosen, axis=0, mode="clip"), within)
         centre = jnp.take(stats.means, label, axis=0, mode="clip")
-        return jnp.where(within[:, None], numerics.unit(picked) - centre, 0.0)
+        return jnp.where(within[:, None], numerics.unit(picked) - centre[None, :], 0.0)
 
     def dims_gram(label):
         def add(i, gram):
@@ -234,7 +237,8 @@ def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=
         found = lax.map(functools.partial(ranks_of_chunk, width=width), group)
         ranks = ranks.at[group.reshape(-1)].set(found.reshape(-1), mode="drop")
     paired = stats.counts >= 2
-    return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(paired.any(), paired.sum(), jnp.nan)
+    number = jnp.sum(paired, dtype=jnp.float32)
+    return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(number > 0, number, jnp.nan)
 
 
 def rows_spectrum(rows):

@@ -1,5 +1,6 @@
 """What a run writes while it goes: metrics.jsonl, TensorBoard events, progress lines."""
 
+import importlib.util
 import json
 import math
 import os
@@ -39,16 +40,30 @@ def read_metrics(path):
 
 
 class MetricsWriter:
-    """Appends to `workdir`/metrics.jsonl; lines beyond `step`, of a killed run, are dropped."""
+    """Appends to `workdir`/metrics.jsonl; lines beyond `step`, of a killed run, are dropped.
 
-    def __init__(self, workdir, step=0, tensorboard=False):
+    Of several processes one is `active`; the others write nothing.
+    """
+
+    def __init__(self, workdir, step=0, tensorboard=False, active=True):
+        self._file = self._events = None
+        if not active:
+            return
         path = os.path.join(workdir, "metrics.jsonl")
         kept = [r for r in read_metrics(path) if r["step"] <= step]
         write_text(path, "".join(to_json(r) + "\n" for r in kept))
         self._file = open(path, "a")
         self._events = _event_writer(workdir, step) if tensorboard else None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def write(self, step, metrics):
+        if not self._file:
+            return
         self._file.write(to_json({"step": step, **metrics}) + "\n")
         self._file.flush()
         if self._events:
@@ -57,7 +72,8 @@ class MetricsWriter:
                     self._events.add_scalar(name, value, step)
 
     def close(self):
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self._events:
             self._events.close()
 
@@ -65,8 +81,13 @@ class MetricsWriter:
 class Progress:
     """A line now and then: step, loss, images/s and the time left, without compilation."""
 
-    def __init__(self, total_steps, batch_size, seconds_between=5.0):
-        self._total, self._batch, self._between = total_steps, batch_size, seconds_between
+    def __init__(self, total_steps, batch_size, say=print, seconds_between=5.0):
+        self._say, self._total, self._batch, self._between = (
+            say,
+            total_steps,
+            batch_size,
+            seconds_between,
+        )
         self._printed = self._steps = self._seconds = 0.0
         self._since = None
 
@@ -98,10 +119,9 @@ class Progress:
         if speed and (now - self._printed >= self._between or step == self._total):
             self._printed = now
             left = (self._total - step) * self._batch / speed
-            print(
+            self._say(
                 f"step {step}/{self._total}  loss {loss:.4f}  {speed:,.0f} images/s  "
-                f"ETA {duration(left)}",
-                flush=True,
+                f"ETA {duration(left)}"
             )
 
 
@@ -121,11 +141,13 @@ def _finite(value):
     return value
 
 
+def check_tensorboard():
+    """Raises UserError where the optional package is missing."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError("tensorboard=true needs tensorboardX: pip install 'hsproto[tensorboard]'")
+
+
 def _event_writer(workdir, step):
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "tensorboard=true needs tensorboardX: pip install 'hsproto[tensorboard]'"
-        ) from None
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=step + 1)

@@ -4,7 +4,8 @@
 #   launch/gpu.sh [--dry-run] [--tries=N] --config=configs/cifar.py:loss=nonl --workdir=runs/cifar
 #
 # All flags but --dry-run and --tries go to `python -m hsproto.train`. A mistake in them (status 2)
-# ends it at once. CUDA_VISIBLE_DEVICES and PYTHON choose GPUs and interpreter.
+# ends it at once. CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: .venv's where
+# there is one).
 set -u
 
 tries=5 dry=false flags=()
@@ -15,7 +16,8 @@ for flag in "$@"; do
     *) flags+=("$flag") ;;
   esac
 done
-command=("${PYTHON:-python3}" -m hsproto.train "${flags[@]}")
+[ -x .venv/bin/python ] && default=.venv/bin/python || default=python3
+command=("${PYTHON:-$default}" -m hsproto.train "${flags[@]}")
 if $dry; then
   printf 'up to %s times, until it ends with status 0:' "$tries"
   printf ' %q' "${command[@]}"

@@ -1,6 +1,7 @@
 """Evaluation, probing, prediction and report of runs, as their users call them."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -156,6 +157,29 @@ def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_pa
         assert picture.size[0] > 1000
     with pytest.raises(UserError, match="no finished run"):
         report.main([str(tmp_path / "none"), f"--out={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("$\\foo$", "a$b$", "a name that is rather long", "木")]
+)
+def test_cosines_are_drawn_of_any_number_of_classes_by_any_name(names, tmp_path, recwarn):
+    means = np.eye(len(names)) - 1 / len(names)
+    arrays = {"prototypes": means, "class_means": means, "class_names": list(names)}
+    report._save(tmp_path / "cosines.png", report.cosine_figure(arrays))
+    assert (tmp_path / "cosines.png").stat().st_size > 1000 and not recwarn.list
+
+
+@pytest.mark.parametrize("file", ["config.json", "summary.json", "prototypes.npz"])
+def test_a_damaged_file_of_a_workdir_is_named(file, digits_run, tmp_path):
+    workdir = shutil.copytree(digits_run, tmp_path / "run")
+    (workdir / file).write_bytes((workdir / file).read_bytes()[:40])
+    command = {
+        "config.json": lambda: evaluate.main([f"--workdir={workdir}"]),
+        "summary.json": lambda: report.main([str(workdir), f"--out={tmp_path / 'out'}"]),
+        "prototypes.npz": lambda: predict.main([f"--workdir={workdir}", "any.png"]),
+    }[file]
+    with pytest.raises(UserError, match=f"{file}.* is damaged"):
+        command()
 
 
 def test_the_table_shows_what_is_undefined_as_a_dash(digits_run):

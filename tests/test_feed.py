@@ -8,13 +8,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from PIL import Image
 
 from hsproto import config as config_lib
-from hsproto import data, feed
+from hsproto import data, feed, sampler
 from hsproto.errors import UserError
 
 
@@ -62,54 +60,13 @@ def assert_same(batches, others):
             np.testing.assert_array_equal(batch[key], other[key])
 
 
-sizes = st.tuples(st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**32))
-
-
-@settings(deadline=None, max_examples=50)
-@given(sizes)
-def test_every_epoch_holds_each_image_exactly_once(size):
-    num_examples, batch_size, seed = size
-    sampler = feed.Sampler(num_examples, batch_size, seed)
-    steps = -(-3 * num_examples // batch_size)
-    sequence = np.concatenate([sampler.indices(step) for step in range(steps)])
-    assert sequence.dtype == np.int64
-    for epoch in range(3):
-        part = sequence[epoch * num_examples : (epoch + 1) * num_examples]
-        np.testing.assert_array_equal(np.sort(part), np.arange(num_examples))
-
-
-@settings(deadline=None, max_examples=50)
-@given(sizes, st.integers(0, 10**9))
-def test_a_step_depends_on_seed_and_step_alone(size, step):
-    sampler = feed.Sampler(*size)
-    before = sampler.indices(step)
-    sampler.indices(step // 2)
-    np.testing.assert_array_equal(sampler.indices(step), before)
-    feed._permutation.cache_clear()
-    np.testing.assert_array_equal(feed.Sampler(*size).indices(step), before)
-
-
-def test_epochs_and_seeds_have_their_own_orders():
-    def order(seed, epoch):
-        return tuple(feed.Sampler(50, 50, seed).indices(epoch))
-
-    orders = {order(seed, epoch) for seed in range(5) for epoch in range(5)}
-    assert len(orders) == 25 and tuple(range(50)) not in orders
-
-
-def test_permutations_do_not_change_between_versions():
-    np.testing.assert_array_equal(
-        feed.Sampler(10, 10, 42).indices(3), [4, 3, 7, 2, 5, 1, 9, 8, 0, 6]
-    )
-
-
 @pytest.mark.parametrize("placement", ["resident", "stream"])
 def test_batches_are_the_sampler_s_rows_split_over_the_devices(placement):
     source, config, mesh = make_source(37), make_config(placement=placement), make_mesh()
     opened = feed.open(source, config, mesh)
     assert opened.is_resident == (placement == "resident") and len(opened) == 37
     for step, batch in enumerate(opened.batches(0, 5)):
-        rows = feed.Sampler(37, 16, seed=5).indices(step)
+        rows = sampler.Sampler(37, 16, seed=5).indices(step)
         np.testing.assert_array_equal(batch["label"], rows)
         np.testing.assert_array_equal(batch["image"], source.images[rows])
         assert batch["image"].dtype == np.uint8 and batch["label"].dtype == np.int32

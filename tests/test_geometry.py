@@ -128,6 +128,15 @@ def test_a_training_set_of_imagenet_takes_little_memory_beside_its_features():
         assert memory.temp_size_in_bytes < 0.02 * memory.argument_size_in_bytes
 
 
+def test_known_labels_of_traced_features_are_counted_as_such():
+    features = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    labels = jnp.arange(24) % 4
+    found = jax.jit(lambda x: geometry.neural_collapse(x, labels, num_classes=4))(features)
+    expected = geometry.neural_collapse(features, labels, num_classes=4)
+    for key in expected:
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-4, err_msg=key)
+
+
 def test_under_jit_too_no_second_copy_of_the_features_is_made():
     shape = jax.ShapeDtypeStruct
     arrays = shape((400_000, 256), jnp.float32), shape((400_000,), jnp.int32)

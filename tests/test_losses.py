@@ -279,6 +279,15 @@ def test_results_stay_float32_where_64_bit_types_are_on(name):
     np.testing.assert_allclose(found.values, run(name, inputs)[0].values, rtol=1e-5, atol=1e-5)
 
 
+def test_labels_beyond_int32_are_masked_and_never_wrap_to_another_class():
+    inputs = make(22, SHAPES[0], masked=False)
+    wide = inputs.labels.astype(np.int64)
+    wide[0] += 2**32
+    found = losses.normface(inputs.features, inputs.prototypes, wide, temperature=0.1)
+    assert not found.valid[0] and np.all(found.valid[1:])
+    assert not np.any(losses.scl(inputs.features, wide + 2**33, temperature=0.1).valid)
+
+
 def test_nonl_has_no_value_where_the_batch_holds_one_class():
     inputs = make(11, SHAPES[0], masked=False)._replace(labels=np.full(16, 2, np.int32))
     found, mean, slopes = run("nonl", inputs)
@@ -417,6 +426,7 @@ def wrong(name):
     yield "labels", np.zeros((4, 1), np.int32), r"labels.*\(4, 1\)"
     yield "labels", np.zeros(3, np.int32), r"labels.*\(3,\)"
     yield "labels", np.zeros(4, np.float32), r"labels.*integer.*float32"
+    yield "labels", [0, 1, 2, 0], r"labels.*array.*list"
     yield "where", np.ones(3, bool), r"where.*\(3,\)"
     yield "where", np.ones(4, np.float32), r"where.*bool.*float32"
     if name in WITH_PROTOTYPES:
@@ -425,7 +435,7 @@ def wrong(name):
     if name == "cross_entropy":
         yield "bias", np.ones(2, np.float32), r"bias.*\(2,\)"
     if name in WITH_TEMPERATURE:
-        for value in (0, -0.1, np.float32(-1), float("nan")):
+        for value in (0, -0.1, np.float32(-1), float("nan"), True, "0.1", None, 1j):
             yield "temperature", value, rf"temperature.*positive.*{value}"
 
 

@@ -87,6 +87,38 @@ def test_rows_sharded_over_eight_devices_give_the_same_prototypes():
     np.testing.assert_allclose(jitted(*sharded), expected, atol=1e-6)
 
 
+def test_each_device_accumulates_its_own_rows_and_their_merge_is_the_whole():
+    """Inside shard_map, with its default checks."""
+    features, labels, where = sample(3)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data")
+    )
+    def accumulate(x, y, w):
+        found = prototypes.update(prototypes.init(K, D), x, y, w)
+        return jax.tree.map(lambda array: array[None], found)
+
+    parts = jax.jit(accumulate)(features, labels, where)
+    merged = prototypes.init(K, D)
+    for device in range(8):
+        part = jax.tree.map(lambda array, i=device: array[i], parts)
+        merged = prototypes.merge(merged, part)
+    expected = prototypes.fit(features, labels, num_classes=K, where=where)
+    np.testing.assert_allclose(prototypes.finish(merged), expected, atol=1e-6)
+
+
+def test_a_row_that_is_not_finite_costs_its_class_alone():
+    features, labels = np.eye(K, D, dtype=np.float32), np.arange(K)
+    features[1, 0] = np.nan
+    fitted = prototypes.fit(features, labels, num_classes=K)
+    assert np.all(np.isfinite(fitted)) and not np.any(fitted[1])
+    predicted = prototypes.predict(features, fitted)
+    np.testing.assert_array_equal(predicted, np.where(labels == 1, -1, labels))
+    broken = fitted.at[2].set(np.nan)  # of another origin than `fit`
+    assert 2 not in prototypes.predict(features, broken)
+
+
 def test_separable_classes_are_told_apart_and_length_does_not_matter():
     corners = np.eye(K, D, dtype=np.float32)
     labels = np.arange(50) % K

@@ -3,9 +3,11 @@
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -15,7 +17,7 @@ import pytest
 from runs import ROOT, outcome, tiny, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import data, evaluate, feed, models, sharding, train
+from hsproto import data, evaluate, feed, models, sharding, step, train
 from hsproto import state as state_lib
 from hsproto.errors import UserError
 
@@ -60,7 +62,7 @@ def test_the_loss_of_a_step_is_the_named_loss_of_the_model(monkeypatch):
     prototypes, bias = models.classifier(state.variables)
     features = jax.random.normal(jax.random.key(0), (16, prototypes.shape[1]))
     labels = jnp.arange(16) % 10
-    found = train.batch_loss(config, models.Outputs(features, features), prototypes, bias, labels)
+    found = step.batch_loss(config, models.Outputs(features, features), prototypes, bias, labels)
     from hsproto import losses
 
     expected = losses.ntce(features, prototypes, labels, temperature=config.temperature)
@@ -195,6 +197,11 @@ def _lines(path):
         (["--config=configs/cifar.py:source=arrays,data_dir=/none", "--workdir={}"], "/none"),
         (["--config=configs/digits.py:num_classes=7", "--workdir={}"], "num_classes=7"),
         (["--config=configs/digits.py"], "--workdir"),
+        (["--config=configs/digits.py", "--config.lsos=1", "--workdir={}"], "unknown config key"),
+        (["--config=configs/digits.py:seed=99999999999", "--workdir={}"], "seed=99999999999"),
+        (["--config=configs/digits.py:mean=nan,std=1", "--workdir={}"], "mean=(nan,)"),
+        (["--config=README.md", "--workdir={}"], "--config=README.md"),
+        (["--config=configs/digits.py", "--workdir=setup.cfg"], "is a file"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(tmp_path, command, arguments, told):
@@ -220,3 +227,30 @@ def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
     with pytest.warns(UserWarning, match=f"checkpoint of step {newest.name} is not readable"):
         _, _, step = state_lib.load(tmp_path, mesh)
     assert step < int(newest.name)
+
+    # Training sets it aside, and writes the step anew.
+    os.remove(tmp_path / "summary.json")
+    with pytest.warns(UserWarning, match="is not readable"):
+        train.train(config, tmp_path)
+    assert state_lib.load(tmp_path, mesh)[2] == int(newest.name)
+    assert len(list((tmp_path / "checkpoints").glob("unreadable_*"))) == 1
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, compilation_cache):
+    """For 40 steps no file beyond 40 KB can be written, as on a disk that is full for a while."""
+    config = tiny(argument="width=24,epochs=6,keep_checkpoints=99")
+    process, told = start([f"--config={config}", f"--workdir={tmp_path}"], compilation_cache), []
+    # Read as it comes: TensorStore prints more than a pipe holds.
+    reader = threading.Thread(target=lambda: told.append(process.stdout.read()))
+    reader.start()
+    metrics, unlimited = tmp_path / "metrics.jsonl", resource.RLIM_INFINITY
+    wait_for(process, lambda: metrics.exists() and _lines(metrics) > 10)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (40_000, unlimited))
+    wait_for(process, lambda: _lines(metrics) > 50)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (unlimited, unlimited))
+    reader.join(timeout=300)
+    assert process.wait(timeout=60) == 0, told
+    assert "could not be written" in told[0] and "the run goes on" in told[0], told
+    kept = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    assert kept[-1] == json.loads((tmp_path / "summary.json").read_text())["step"]
+    assert not [step for step in kept if 20 < step < 40], "none was written meanwhile"

@@ -1,0 +1,113 @@
+"""The processes of one run: how they join, agree on where to stop, and end when one is lost.
+
+Every process runs the same command and drives its own devices. On Cloud TPU pods, Slurm, Open MPI
+and Kubernetes `--distributed` is enough; elsewhere say where process 0 is, how many there are and
+which one this is: `--coordinator=HOST:PORT --num_processes=N --process_id=I`. The workdir must be a
+folder that all of them see.
+"""
+
+import os
+import signal
+import sys
+import threading
+
+import jax
+from jax.experimental import multihost_utils
+
+from hsproto.errors import UserError
+
+# A process that is silent for so long counts as lost; the others then end.
+HEARTBEAT_SECONDS = 30
+
+
+def add_flags(parser):
+    """The flags by which a command joins the other processes of its run."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed", action="store_true", help="join, as found on a TPU pod, Slurm, MPI or K8s"
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="this one, in 0..N-1")
+
+
+def join(args):
+    """Joins the processes that the flags name; nothing where they name none.
+
+    To be called before anything touches a device. Raises UserError where the flags do not fit.
+    """
+    named = (args.coordinator, args.num_processes, args.process_id)
+    if named == (None, None, None) and not args.distributed:
+        return
+    if None in named and not args.distributed:
+        raise UserError("--coordinator, --num_processes and --process_id go together")
+    if args.num_processes is not None and not 0 <= (args.process_id or 0) < args.num_processes:
+        raise UserError(
+            f"--process_id={args.process_id} must be in 0..{args.num_processes - 1}, "
+            f"as --num_processes={args.num_processes}"
+        )
+    try:
+        jax.distributed.initialize(*named, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes could not be joined: {' '.join(str(error).split())[:300]}; "
+            "see --coordinator, --num_processes and --process_id"
+        ) from None
+
+
+def is_main():
+    """Whether this process writes files and prints progress."""
+    return jax.process_index() == 0
+
+
+def barrier(name):
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def end_lost(error):
+    """Ends this process, with one line, after another one of the run was lost."""
+    reason = " ".join(str(error).split())[:200]
+    print(
+        f"hsproto: process {jax.process_index()} of {jax.process_count()} lost another one and "
+        f"ends; the same command resumes ({reason})",
+        file=sys.stderr,
+        flush=True,
+    )
+    # A proper exit would wait for the lost one.
+    os._exit(1)
+
+
+class Stop:
+    """Whether the run is to save and end: SIGTERM or SIGINT in a single process, or in any of many.
+
+    A second SIGINT kills. Of many processes one that gets SIGTERM tells the others, and all stop at
+    the same step (JAX's preemption service, which holds the handler of SIGTERM).
+    """
+
+    def __enter__(self):
+        self._requested = False
+        self._previous = {}
+        self._many = jax.process_count() > 1
+        numbers = () if self._many else (signal.SIGTERM, signal.SIGINT)
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def at(self, step):
+        """Whether to save and end now that `step` is done; to be asked at every step."""
+        if self._many:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
+
+    def _request(self, number, _):
+        self._requested = True
+        os.write(2, b"stopping after this step\n")
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])

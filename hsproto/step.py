@@ -1,0 +1,161 @@
+"""The training step: from a state and a batch to the next state, compiled once.
+
+What a step computes is a matter of the config and never of the hardware. The batch is global: its
+negatives and its BatchNorm statistics are those of all rows on all devices, or of `loss_groups` and
+`bn_groups` groups of consecutive rows. Of the features nothing crosses devices but what the losses
+say: sums by class or, for SCL, the outputs of its head.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from hsproto import augment, evaluate, losses, models, optim, sharding
+from hsproto import config as config_lib
+from hsproto import state as state_lib
+
+
+def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None):
+    """PerAnchor loss of a batch by the config's `loss`, from a model's outputs and classifier."""
+    if config.loss == "cross_entropy":
+        return losses.cross_entropy(outputs.features, prototypes, labels, bias=bias)
+    if config.loss == "dot_regression":
+        return losses.dot_regression(outputs.features, prototypes, labels)
+    if config.loss in ("normface", "decoupled_normface"):
+        loss = getattr(losses, config.loss)
+        return loss(outputs.features, prototypes, labels, temperature=config.temperature)
+    whole = dict(temperature=config.temperature, axis_name=axis_name)
+    if config.loss == "scl":
+        return losses.scl(outputs.projections, labels, block_size=config.scl_block or None, **whole)
+    if config.loss == "prototype_softmax":
+        return losses.prototype_softmax(
+            outputs.projections, labels, num_classes=config.num_classes, **whole
+        )
+    return getattr(losses, config.loss)(outputs.features, prototypes, labels, **whole)
+
+
+def make_train_step(config, mesh):
+    """The compiled step: (TrainState, {"image", "label"}) -> (TrainState, metrics).
+
+    `config` is resolved (`state.resolve`). Images are uint8 [batch_size, H, W, C] and labels int
+    [batch_size], global arrays split over the mesh; the state is replicated, and donated. Encoder
+    losses see two augmented views of each image, all others one. The randomness of a step is a
+    function of (seed, step). Metrics are scalars: loss, gradient_norm, learning_rate, and accuracy
+    on the batch where there is a classifier.
+
+    With n = `microbatches` > 1 images come as [n, batch_size/n, H, W, C] and labels as
+    [n, batch_size/n], split along their second axis. The gradient is the exact one of the loss of
+    the whole batch, with a backbone that sees a microbatch at a time: all are embedded, the loss is
+    differentiated at the embeddings, and a second pass, with the random numbers of the first, takes
+    that to the parameters. BatchNorm statistics are those of each microbatch.
+    """
+    model = models.build(config, config.num_classes)
+    augmented = augment.make_augment(config)
+    per_epoch = state_lib.steps_per_epoch(config)
+    rate, optimiser = optim.learning_rate(config, per_epoch), optim.sgd(config, per_epoch)
+    views = 2 if config.loss in config_lib.ENCODER_LOSSES else 1
+    split_loss = _make_loss(config, mesh)
+
+    def step(state, batch):
+        shape = batch["label"].shape
+        labels = jnp.repeat(batch["label"], views, axis=-1)
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        keys = [jax.random.split(k, config.batch_size) for k in jax.random.split(key, views)]
+        inputs = jnp.stack([k.reshape(shape) for k in keys], axis=-1), batch["image"]
+
+        def embed(params, inputs):
+            keys, images = inputs
+            images = [augmented(keys[:, view], images) for view in range(views)]
+            # Views of an image stand beside each other, so that splitting rows over devices moves
+            # none.
+            images = jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
+            variables = {**state.variables, "params": params}
+            return models.forward(model, variables, images, train=True)
+
+        def classify(params, outputs):
+            prototypes, bias = models.classifier({**state.variables, "params": params})
+            metrics = {"loss": split_loss(outputs, prototypes, bias, labels)}
+            if prototypes is not None:
+                features = outputs.features.reshape(-1, prototypes.shape[1])
+                predicted = evaluate.predict(config, features, prototypes, bias)
+                metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1))
+            return metrics["loss"], metrics
+
+        differentiate = _whole if config.microbatches == 1 else _in_microbatches
+        gradients, metrics, batch_stats = differentiate(embed, classify, state.params, inputs)
+        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["learning_rate"] = rate(state.step)
+        state = state._replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        return state, metrics
+
+    whole = sharding.replicated(mesh)
+    split = sharding.over_batch(mesh, config.microbatches)
+    return jax.jit(
+        step, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole)
+    )
+
+
+def _whole(embed, classify, params, inputs):
+    """(gradients, metrics, batch_stats) of a batch in one piece."""
+
+    def loss(params):
+        outputs, batch_stats = embed(params, inputs)
+        loss, metrics = classify(params, outputs)
+        return loss, (metrics, batch_stats)
+
+    gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
+    return gradients, metrics, batch_stats
+
+
+def _in_microbatches(embed, classify, params, inputs):
+    """The same of a batch whose microbatches are the leading axis of `inputs`."""
+    outputs, batch_stats = lax.map(functools.partial(embed, params), inputs)
+    (direct, slopes), metrics = jax.grad(classify, argnums=(0, 1), has_aux=True)(params, outputs)
+
+    def add(gradients, part):
+        inputs, slopes = part
+        _, pull_back = jax.vjp(lambda params: embed(params, inputs)[0], params)
+        return jax.tree.map(jnp.add, gradients, *pull_back(slopes)), None
+
+    gradients, _ = lax.scan(add, direct, (inputs, slopes))
+    # Each started from the same running statistics: their mean is those after one step of momentum.
+    return gradients, metrics, jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
+
+
+def _make_loss(config, mesh):
+    """f(outputs, prototypes, bias, labels) -> mean loss; rows may have two axes (microbatches)."""
+    if config.loss_groups == 1:
+        # Each device takes its own rows, in its own order: only sums over the batch cross devices.
+        rows = sharding.over_batch(mesh, config.microbatches).spec
+
+        def local(outputs, prototypes, bias, labels):
+            outputs, labels = jax.tree.map(
+                lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
+            )
+            found = batch_loss(config, outputs, prototypes, bias, labels, axis_name="data")
+            return found.mean("data")
+
+        whole = PartitionSpec()
+        return jax.shard_map(local, mesh=mesh, in_specs=(rows, whole, whole, rows), out_specs=whole)
+
+    def grouped(outputs, prototypes, bias, labels):
+        groups = jax.tree.map(
+            lambda x: x.reshape(config.loss_groups, -1, *x.shape[labels.ndim :]), (outputs, labels)
+        )
+        loss = lambda outputs, labels: batch_loss(  # noqa: E731
+            config, outputs, prototypes, bias, labels
+        ).mean()
+        # The mean over groups of means, as devices average their gradients.
+        return jnp.mean(jax.vmap(loss)(*groups))
+
+    return grouped

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""A pod at a desk: N processes of M simulated CPU devices each, joined over loopback.
+
+  launch/simulate_pod.py [--processes=4] [--devices=2] [--dry-run] \\
+      --config=configs/digits.py --workdir=runs/pod
+
+All other flags go to `python -m hsproto.train`, or to another module named by --module. Lines of
+process i begin with [i]. SIGTERM and Ctrl-C go to one process, as a preemption does; all of them
+save and end. Where one is lost the others end too. Status: 0 when all ended with 0, 2 for a mistake
+in the flags, else 1.
+"""
+
+import argparse
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+# What is left of a run gets so long to end by itself once one process has failed.
+GRACE_SECONDS = 60
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        return sock.getsockname()[1]
+
+
+def commands(args, flags):
+    """The command line of each process."""
+    where = f"localhost:{args.port or free_port()}"
+    return [
+        [sys.executable, "-m", args.module, *flags]
+        + [f"--coordinator={where}", f"--num_processes={args.processes}", f"--process_id={i}"]
+        for i in range(args.processes)
+    ]
+
+
+def relay(index, stream, lock):
+    for line in stream:
+        with lock:
+            sys.stdout.write(f"[{index}] {line}")
+            sys.stdout.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--devices", type=int, default=2, help="of each process")
+    parser.add_argument("--module", default="hsproto.train")
+    parser.add_argument("--port", type=int, default=0, help="of process 0; default: a free one")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    args, flags = parser.parse_known_args()
+    settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(args.devices), "NPROC": "32"}
+    lines = commands(args, flags)
+    if args.dry_run:
+        for line in lines:
+            print(" ".join([f"{k}={v}" for k, v in settings.items()]), shlex.join(line))
+        return 0
+
+    lock = threading.Lock()
+    processes = [
+        subprocess.Popen(
+            line,
+            env=os.environ | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that Ctrl-C comes here alone
+        )
+        for line in lines
+    ]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: processes[-1].send_signal(signal.SIGTERM))
+    relays = [
+        threading.Thread(target=relay, args=(i, p.stdout, lock)) for i, p in enumerate(processes)
+    ]
+    for thread in relays:
+        thread.start()
+    status = wait(processes)
+    for thread in relays:
+        thread.join()
+    return status
+
+
+def wait(processes):
+    """The status of the whole, when all have ended; a failure ends the others after a while."""
+    failed = threading.Event()
+
+    def watch(process):
+        if process.wait() != 0:
+            failed.set()
+
+    watchers = [threading.Thread(target=watch, args=(p,)) for p in processes]
+    for watcher in watchers:
+        watcher.start()
+    while any(p.poll() is None for p in processes) and not failed.wait(0.1):
+        pass
+    for process in processes:
+        try:
+            process.wait(GRACE_SECONDS if failed.is_set() else None)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    for watcher in watchers:
+        watcher.join()
+    found = {p.returncode for p in processes}
+    return 0 if found == {0} else 2 if 2 in found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
