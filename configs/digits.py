@@ -2,7 +2,7 @@
 
 python -m hsproto.train --config=configs/digits.py --workdir=runs/digits
 
-To expect, after less than a minute on two cores: test accuracy 0.986 (0.986 to 0.997 over seeds),
+To expect, after less than a minute on two cores: test accuracy 0.992 (0.986 to 0.997 over seeds),
 effective ranks of class means and prototypes above 8.99 of 9, mean cosine between prototypes
 -0.111, weight alignment 0.003 on the training set.
 """

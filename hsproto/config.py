@@ -25,6 +25,8 @@ LOSSES = (
 )
 # Losses of the features alone: they train an encoder, whose classifier comes afterwards.
 ENCODER_LOSSES = ("scl", "prototype_softmax")
+# Losses that can hold past embeddings against the batch.
+QUEUE_LOSSES = ("ntce", "nonl", "scl")
 
 _ALLOWED = {
     "source": ("digits", "arrays", "folder", "tfds"),
@@ -39,7 +41,14 @@ _POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_d
 _POSITIVE += ("eval_every_epochs", "checkpoint_every_epochs")
 _POSITIVE += ("loss_groups", "bn_groups", "microbatches")
 _NOT_NEGATIVE = ("num_classes", "num_examples", "load_size", "workers", "embedding_dim", "seed")
-_NOT_NEGATIVE += ("scl_block", "lr_batch", "warmup_epochs", "warmup_lr", "weight_decay")
+_NOT_NEGATIVE += (
+    "queue_size",
+    "scl_block",
+    "lr_batch",
+    "warmup_epochs",
+    "warmup_lr",
+    "weight_decay",
+)
 _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probability")
 
 # Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
@@ -94,6 +103,8 @@ def default():
     c.loss = "nonl"
     c.temperature = 0.1
     c.loss_groups = 1  # groups of the batch that see no negatives of each other; 1: global
+    c.queue_size = 0  # past embeddings that stay in the loss, of ntce, nonl and scl
+    c.queue_momentum = 0.0  # of the moving-average encoder that fills the queue; 0: the encoder
     c.scl_block = 0  # SCL's anchors on a device at a time, to save memory; 0: all
 
     # Optimiser: SGD with momentum. The rate is base_lr · batch_size / lr_batch.
@@ -148,7 +159,7 @@ def validate(config):
         (_PROBABILITIES, lambda v: 0 <= v <= 1, "a probability in 0..1"),
         (("seed",), lambda v: v < 2**32, "a number below 2**32"),
         (("mean",), lambda v: all(map(math.isfinite, v)), "finite numbers"),
-        (("momentum",), lambda v: 0 <= v < 1, "at least 0 and below 1"),
+        (("momentum", "queue_momentum"), lambda v: 0 <= v < 1, "at least 0 and below 1"),
         (("crop_scale",), lambda v: _is_range(v) and v[1] <= 1, "two shares of the area, as 0.2/1"),
         (("crop_ratio",), _is_range, "two positive aspect ratios, as 0.75/1.33"),
         (("jitter",), _is_jitter, "four strengths, as 0.4/0.4/0.4/0.1 (hue at most 0.5)"),
@@ -172,12 +183,36 @@ def validate(config):
             f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
             f"microbatches={config.microbatches}: a microbatch has statistics of its own"
         )
+    if config.queue_size:
+        rows = rows_per_step(config)
+        if config.loss not in QUEUE_LOSSES:
+            raise UserError(
+                f"config key queue_size={config.queue_size} goes with {', '.join(QUEUE_LOSSES)}; "
+                f"got loss={config.loss!r}"
+            )
+        if config.queue_size % rows or config.loss_groups > 1:
+            raise UserError(
+                f"config key queue_size={config.queue_size} must be a multiple of the {rows} "
+                "embeddings of a step, and goes with loss_groups=1 alone"
+            )
+    elif config.queue_momentum:
+        raise UserError(f"queue_momentum={config.queue_momentum} needs a queue_size")
     if config.schedule == "step" and not config.decay_epochs:
         raise UserError("schedule=step needs decay_epochs, as decay_epochs=60/75/90")
     if config.warmup_epochs >= config.epochs:
         raise UserError(
             f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}"
         )
+
+
+def num_views(config):
+    """Augmented views of an image in a batch."""
+    return 2 if config.loss in ENCODER_LOSSES else 1
+
+
+def rows_per_step(config):
+    """Embeddings of a batch, all views together."""
+    return config.batch_size * num_views(config)
 
 
 def to_json(config):

@@ -103,9 +103,10 @@ class Feed:
         if not steps:
             return
         size = len(indices(steps[0]))
-        rows_shape = (size,) if microbatches == 1 else (microbatches, size // microbatches)
+        several = microbatches > 1
+        rows_shape = (microbatches, size // microbatches) if several else (size,)
         columns = rows_of_process(over_batch(self._mesh), rows_shape[-1])
-        split = over_batch(self._mesh, microbatches)
+        split = over_batch(self._mesh, axis=int(several))
         mine = functools.partial(_rows_here, indices, rows_shape, columns)
         if self.is_resident:
             for step in steps:

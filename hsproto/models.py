@@ -422,6 +422,15 @@ def forward(model, variables, images, train):
     return outputs, updates.get("batch_stats", batch_stats)
 
 
+def output_dim(model, image_shape):
+    """d: the dimensions of a model's `projections` of images (height, width, channels)."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    make = lambda images: model.init_with_output(  # noqa: E731
+        {"params": jax.random.key(0)}, images, train=False
+    )[0]
+    return jax.eval_shape(make, images).projections.shape[-1]
+
+
 def classifier(variables):
     """(prototypes [K,D] or None, bias [K] or None) of a model's variables."""
     learnt, fixed = variables["params"], variables.get("constants", {})

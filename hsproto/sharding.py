@@ -16,11 +16,9 @@ def make_mesh(devices=None):
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def over_batch(mesh, microbatches=1):
-    """Rows split over the devices: the leading axis, or the second of [microbatches, rows, ...]."""
-    return NamedSharding(
-        mesh, PartitionSpec("data") if microbatches == 1 else PartitionSpec(None, "data")
-    )
+def over_batch(mesh, axis=0):
+    """Rows, which are the axis of that number, split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def replicated(mesh):

@@ -7,19 +7,25 @@ import jax
 import jax.numpy as jnp
 
 from hsproto import config as config_lib
-from hsproto import data, models, optim, sharding
+from hsproto import data, models, optim, queue, sharding
 from hsproto.checkpoint import Checkpoints
 from hsproto.errors import UserError
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes; arrays only. `step` counts the finished steps."""
+    """All that a training step reads and writes; arrays only. `step` counts the finished steps.
+
+    `queue` (`hsproto.queue`) and `average`, the moving-average encoder's params and batch_stats,
+    are empty in runs without.
+    """
 
     step: jax.Array
     params: Any
     batch_stats: Any
     constants: Any
     opt_state: Any
+    queue: Any
+    average: Any
 
     @property
     def variables(self):
@@ -55,19 +61,29 @@ def resolve(config, splits):
 
 
 def create(config, mesh):
-    """The state of step 0 of a resolved config, replicated over the mesh."""
-    return jax.jit(_initial(config), out_shardings=sharding.replicated(mesh))(
+    """The state of step 0 of a resolved config, laid out over the mesh (`layout`)."""
+    return jax.jit(_initial(config), out_shardings=layout(config, mesh))(
         jax.random.key(config.seed)
     )
+
+
+def layout(config, mesh):
+    """The sharding of each part of the state: all everywhere, but a queue as its loss reads it."""
+    whole = sharding.replicated(mesh)
+    parts = dict.fromkeys(TrainState._fields, whole)
+    return TrainState(**parts | {"queue": queue.layout(config, mesh)})
 
 
 def abstract(config, mesh):
     """Shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(_initial(config), jax.random.key(config.seed))
-    replicated = sharding.replicated(mesh)
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), shapes
-    )
+
+    def placed(shapes, where):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
+        )
+
+    return TrainState(*map(placed, shapes, layout(config, mesh)))
 
 
 def load(workdir, mesh, step=None):
@@ -91,12 +107,16 @@ def _initial(config):
 
     def initial(key):
         variables = models.init(model, key, image_shape)
+        average = {k: variables[k] for k in ("params", "batch_stats")}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             constants=variables.get("constants", {}),
             opt_state=optimiser.init(variables["params"]),
+            queue=queue.init(config, model, image_shape),
+            # A copy: a step donates its state, and no buffer twice.
+            average=jax.tree.map(jnp.copy, average) if config.queue_momentum else {},
         )
 
     return initial

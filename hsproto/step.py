@@ -16,11 +16,15 @@ from jax.sharding import PartitionSpec
 
 from hsproto import augment, evaluate, losses, models, optim, sharding
 from hsproto import config as config_lib
+from hsproto import queue as queue_lib
 from hsproto import state as state_lib
 
 
-def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None):
-    """PerAnchor loss of a batch by the config's `loss`, from a model's outputs and classifier."""
+def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None, queued=None):
+    """PerAnchor loss of a batch by the config's `loss`, from a model's outputs and classifier.
+
+    `queued`: (features, labels) of a queue, for those losses that take one.
+    """
     if config.loss == "cross_entropy":
         return losses.cross_entropy(outputs.features, prototypes, labels, bias=bias)
     if config.loss == "dot_regression":
@@ -30,12 +34,14 @@ def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None):
         return loss(outputs.features, prototypes, labels, temperature=config.temperature)
     whole = dict(temperature=config.temperature, axis_name=axis_name)
     if config.loss == "scl":
-        return losses.scl(outputs.projections, labels, block_size=config.scl_block or None, **whole)
+        block_size = config.scl_block or None
+        return losses.scl(outputs.projections, labels, block_size=block_size, queue=queued, **whole)
     if config.loss == "prototype_softmax":
         return losses.prototype_softmax(
             outputs.projections, labels, num_classes=config.num_classes, **whole
         )
-    return getattr(losses, config.loss)(outputs.features, prototypes, labels, **whole)
+    loss = losses.ntce if config.loss == "ntce" else losses.nonl
+    return loss(outputs.features, prototypes, labels, queue=queued, **whole)
 
 
 def make_train_step(config, mesh):
@@ -57,7 +63,7 @@ def make_train_step(config, mesh):
     augmented = augment.make_augment(config)
     per_epoch = state_lib.steps_per_epoch(config)
     rate, optimiser = optim.learning_rate(config, per_epoch), optim.sgd(config, per_epoch)
-    views = 2 if config.loss in config_lib.ENCODER_LOSSES else 1
+    views = config_lib.num_views(config)
     split_loss = _make_loss(config, mesh)
 
     def step(state, batch):
@@ -67,18 +73,20 @@ def make_train_step(config, mesh):
         keys = [jax.random.split(k, config.batch_size) for k in jax.random.split(key, views)]
         inputs = jnp.stack([k.reshape(shape) for k in keys], axis=-1), batch["image"]
 
-        def embed(params, inputs):
+        def embed(variables, inputs):
             keys, images = inputs
             images = [augmented(keys[:, view], images) for view in range(views)]
             # Views of an image stand beside each other, so that splitting rows over devices moves
             # none.
             images = jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
-            variables = {**state.variables, "params": params}
-            return models.forward(model, variables, images, train=True)
+            return models.forward(model, {**state.variables, **variables}, images, train=True)
+
+        def embed_by(params, inputs):
+            return embed({"params": params}, inputs)
 
         def classify(params, outputs):
             prototypes, bias = models.classifier({**state.variables, "params": params})
-            metrics = {"loss": split_loss(outputs, prototypes, bias, labels)}
+            metrics = {"loss": split_loss(outputs, prototypes, bias, labels, state.queue)}
             if prototypes is not None:
                 features = outputs.features.reshape(-1, prototypes.shape[1])
                 predicted = evaluate.predict(config, features, prototypes, bias)
@@ -86,35 +94,59 @@ def make_train_step(config, mesh):
             return metrics["loss"], metrics
 
         differentiate = _whole if config.microbatches == 1 else _in_microbatches
-        gradients, metrics, batch_stats = differentiate(embed, classify, state.params, inputs)
+        gradients, outputs, metrics, batch_stats = differentiate(
+            embed_by, classify, state.params, inputs
+        )
         updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.global_norm(gradients)
         metrics["learning_rate"] = rate(state.step)
+        params = optax.apply_updates(state.params, updates)
+        queue, average = state.queue, state.average
+        if average:
+            outputs, average = _follow(config, embed, average, params, inputs)
+        if queue:
+            new = (_one_axis(x, labels.ndim) for x in (outputs.projections, labels))
+            queue = queue_lib.push(queue, state.step, *new)
         state = state._replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
+            queue=queue,
+            average=average,
         )
         return state, metrics
 
     whole = sharding.replicated(mesh)
-    split = sharding.over_batch(mesh, config.microbatches)
+    split = sharding.over_batch(mesh, axis=int(config.microbatches > 1))
+    state = state_lib.layout(config, mesh)
     return jax.jit(
-        step, donate_argnums=0, in_shardings=(whole, split), out_shardings=(whole, whole)
+        step, donate_argnums=0, in_shardings=(state, split), out_shardings=(state, whole)
     )
 
 
+def _follow(config, embed, average, params, inputs):
+    """(outputs, its next state) of the moving-average encoder on a batch."""
+    if config.microbatches == 1:
+        outputs, batch_stats = embed(average, inputs)
+    else:
+        outputs, batch_stats = lax.map(functools.partial(embed, average), inputs)
+        batch_stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
+    keep = config.queue_momentum
+    params = jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average["params"], params)
+    return outputs, {"params": params, "batch_stats": batch_stats}
+
+
 def _whole(embed, classify, params, inputs):
-    """(gradients, metrics, batch_stats) of a batch in one piece."""
+    """(gradients, outputs, metrics, batch_stats) of a batch in one piece."""
 
     def loss(params):
         outputs, batch_stats = embed(params, inputs)
         loss, metrics = classify(params, outputs)
-        return loss, (metrics, batch_stats)
+        return loss, (outputs, metrics, batch_stats)
 
-    gradients, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
-    return gradients, metrics, batch_stats
+    gradients, found = jax.grad(loss, has_aux=True)(params)
+    return gradients, *found
 
 
 def _in_microbatches(embed, classify, params, inputs):
@@ -129,26 +161,31 @@ def _in_microbatches(embed, classify, params, inputs):
 
     gradients, _ = lax.scan(add, direct, (inputs, slopes))
     # Each started from the same running statistics: their mean is those after one step of momentum.
-    return gradients, metrics, jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
+    batch_stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
+    return gradients, outputs, metrics, batch_stats
 
 
 def _make_loss(config, mesh):
-    """f(outputs, prototypes, bias, labels) -> mean loss; rows may have two axes (microbatches)."""
+    """f(outputs, prototypes, bias, labels, queue) -> mean loss; microbatches give rows two axes."""
     if config.loss_groups == 1:
         # Each device takes its own rows, in its own order: only sums over the batch cross devices.
-        rows = sharding.over_batch(mesh, config.microbatches).spec
+        rows = sharding.over_batch(mesh, axis=int(config.microbatches > 1)).spec
 
-        def local(outputs, prototypes, bias, labels):
+        def local(outputs, prototypes, bias, labels, queue):
             outputs, labels = jax.tree.map(
                 lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
             )
-            found = batch_loss(config, outputs, prototypes, bias, labels, axis_name="data")
+            queued = queue_lib.rows(queue)
+            found = batch_loss(config, outputs, prototypes, bias, labels, "data", queued)
             return found.mean("data")
 
-        whole = PartitionSpec()
-        return jax.shard_map(local, mesh=mesh, in_specs=(rows, whole, whole, rows), out_specs=whole)
+        whole, queue = PartitionSpec(), queue_lib.layout(config, mesh).spec
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=(rows, whole, whole, rows, queue), out_specs=whole
+        )
 
-    def grouped(outputs, prototypes, bias, labels):
+    def grouped(outputs, prototypes, bias, labels, queue):
+        del queue  # of a loss of one group alone
         groups = jax.tree.map(
             lambda x: x.reshape(config.loss_groups, -1, *x.shape[labels.ndim :]), (outputs, labels)
         )
@@ -159,3 +196,9 @@ def _make_loss(config, mesh):
         return jnp.mean(jax.vmap(loss)(*groups))
 
     return grouped
+
+
+def _one_axis(x, axes):
+    """Rows [B, ...], and those of microbatches [n, B/n, ...] in an order that leaves them on their
+    devices."""
+    return x if axes == 1 else jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

@@ -151,6 +151,9 @@ def test_microbatches_need_the_backbones_memory_of_one():
     [
         ("microbatches=7", "microbatches=7 must divide batch_size=64"),
         ("loss_groups=5", "loss_groups=5 must divide batch_size=64"),
+        ("queue_size=100", "queue_size=100 must be a multiple of the 64 embeddings"),
+        ("queue_size=64,loss=normface", "queue_size=64 goes with ntce, nonl, scl"),
+        ("queue_momentum=0.9", "needs a queue_size"),
         ("bn_groups=2,microbatches=4", "bn_groups=2 must be 1 or a multiple of microbatches=4"),
     ],
 )
@@ -222,3 +225,57 @@ def test_the_step_exchanges_no_features():
     shapes = {shape for _, _, shape, _ in exchanged(lowered.compile())}
     assert {(10, 20), (20, 10)} & shapes, "the gradient of the prototypes has to cross"
     assert not any(shape[0] in (64, 8) for shape in shapes if shape)
+
+
+@pytest.mark.parametrize("loss", config_lib.QUEUE_LOSSES)
+def test_a_queue_is_the_last_batches_as_further_instances_of_the_loss(loss):
+    argument = f"loss={loss},flip=false,queue_size={64 * 2 * (2 if loss == 'scl' else 1)}"
+    config, splits = resolved(argument)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    one_step, state = step.make_train_step(config, mesh), state_lib.create(config, mesh)
+    model, past = models.build(config, config.num_classes), []
+    views = config_lib.num_views(config)
+    preprocess = step.augment.make_augment(config)
+    for batch in feed.open(splits.train, config, mesh).batches(0, 4):
+        images = preprocess(jax.random.key(0), batch["image"])
+        images, labels = (jnp.repeat(x, views, axis=0) for x in (images, batch["label"]))
+        outputs, _ = models.forward(model, state.variables, images, train=True)
+        queued = tuple(map(jnp.concatenate, zip(*past[-2:], strict=True))) if past else None
+        expected = step.batch_loss(
+            config, outputs, *models.classifier(state.variables), labels, queued=queued
+        ).mean()
+        past.append((outputs.projections, labels))
+        state, metrics = one_step(state, batch)
+        np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argument", "devices"),
+    [
+        ("loss=nonl,queue_size=128", 8),
+        ("loss=scl,queue_size=256,queue_momentum=0.9", 8),
+        ("loss=ntce,queue_size=128,queue_momentum=0.9", 4),
+    ],
+)
+def test_a_queue_is_the_same_on_any_number_of_devices(argument, devices):
+    assert_same(after_steps(argument, devices, 5), on_one_device(argument, steps=5))
+
+
+def test_a_queue_goes_with_microbatches():
+    argument = "loss=nonl,bn_groups=4,queue_size=128,queue_momentum=0.5"
+    assert_same(after_steps(f"{argument},microbatches=4"), on_one_device(argument))
+
+
+def test_the_average_encoder_follows_the_parameters():
+    config, splits = resolved("loss=nonl,queue_size=64,queue_momentum=0.75")
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    state = state_lib.create(config, mesh)
+    before = jax.device_get(state.params)
+    (batch,) = feed.open(splits.train, config, mesh).batches(0, 1)
+    state, _ = step.make_train_step(config, mesh)(state, batch)
+    jax.tree.map(
+        lambda average, old, new: np.testing.assert_allclose(
+            average, 0.75 * old + 0.25 * new, atol=1e-6
+        ),
+        state.average["params"], before, jax.device_get(state.params),
+    )  # fmt: skip
