@@ -111,6 +111,9 @@ def wait(processes):
             process.kill()
     for watcher in watchers:
         watcher.join()
+    for index, process in enumerate(processes):
+        if process.returncode:
+            print(f"[{index}] ended with status {process.returncode}", file=sys.stderr, flush=True)
     found = {p.returncode for p in processes}
     return 0 if found == {0} else 2 if 2 in found else 1
 

@@ -1,41 +1,156 @@
-"""Launchers say what they would do, and start again only what can succeed."""
+"""Launchers say what they would do, start again what can succeed, and never repeat what is done."""
 
+import json
 import os
+import re
+import shutil
+import signal
 import subprocess
+import sys
+import time
 
-from runs import ROOT
+import pytest
+from runs import ROOT, SMALL
+
+SHELL = ["launch/gpu.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch", ".ci/run"]
 
 
-def launch(tmp_path, *flags, status=0):
-    """Runs gpu.sh with an interpreter that notes its arguments and ends with `status`."""
-    python, calls = tmp_path / "python", tmp_path / "calls"
-    python.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexit {status}\n')
-    python.chmod(0o755)
+def stand_in(tmp_path, name, body):
+    """A command of that name, first in PATH, that notes its arguments and does what `body` says."""
+    path, calls = tmp_path / name, tmp_path / "calls"
+    path.write_text(f'#!/bin/sh\necho "{name} $*" >> {calls}\n{body}\n')
+    path.chmod(0o755)
+    return path
+
+
+def launch(tmp_path, script, *flags, **environment):
+    """(what the script printed, its status, lines that stand-ins noted)."""
     done = subprocess.run(
-        ["bash", ROOT / "launch/gpu.sh", *flags],
-        env=os.environ | {"PYTHON": str(python), "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        [ROOT / "launch" / script, *flags],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", **environment},
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )
+    calls = tmp_path / "calls"
     return done, calls.read_text().splitlines() if calls.exists() else []
 
 
-def test_a_dry_run_prints_the_command_and_starts_nothing(tmp_path):
-    done, calls = launch(tmp_path, "--dry-run", "--config=a.py:b=c", "--workdir=d e")
-    assert done.returncode == 0 and not calls
-    assert r"-m hsproto.train --config=a.py:b=c --workdir=d\ e" in done.stdout
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shell_scripts_are_clean():
+    done = subprocess.run(["shellcheck", *SHELL], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
-def test_a_finished_run_and_a_users_mistake_are_not_repeated(tmp_path):
+POD = ("--name=p", "--zone=z", "--type=v5litepod-16", "--nfs=10.0.0.2:/share")
+DRY = {
+    "gpu.sh": ("--config=a.py:b=c", "--workdir=d e"),
+    "tpu_pod.sh": (*POD, "--config=a.py:b=c", "--workdir=d e"),
+    "slurm.sbatch": ("--config=a.py:b=c", "--workdir=d e"),
+    "simulate_pod.py": ("--config=a.py:b=c", "--workdir=d e"),
+    "sweep.py": ("--config=a.py:b=c", "--out=d e"),
+}
+
+
+@pytest.mark.parametrize("script", DRY)
+def test_a_dry_run_prints_the_commands_and_starts_nothing(script, tmp_path):
+    for name in ("python", "gcloud", "srun", "git"):
+        stand_in(tmp_path, name, "")
+    flags, environment = DRY[script], {"PYTHON": str(tmp_path / "python")}
+    done, calls = launch(tmp_path, script, "--dry-run", *flags, **environment)
+    assert done.returncode == 0 and not calls, done.stderr
+    told = re.sub(r"[\\'\"]", "", done.stdout)  # without its quoting
+    assert "-m hsproto.train" in told and "--config=a.py:b=c" in told and "d e" in told
+
+
+def test_on_a_gpu_a_finished_run_and_a_users_mistake_are_not_repeated(tmp_path):
     for status in (0, 2):
-        done, calls = launch(tmp_path, "--workdir=x", status=status)
+        python = stand_in(tmp_path, "python", f"exit {status}")
+        done, calls = launch(tmp_path, "gpu.sh", "--workdir=x", PYTHON=str(python))
         assert done.returncode == status
-        assert calls[-1] == "-m hsproto.train --workdir=x"
+        assert calls[-1] == "python -m hsproto.train --workdir=x"
     assert len(calls) == 2
 
 
-def test_a_run_that_died_is_started_again(tmp_path):
-    (tmp_path / "sleep").write_text("#!/bin/sh\n")
-    (tmp_path / "sleep").chmod(0o755)
-    done, calls = launch(tmp_path, "--tries=3", "--workdir=x", status=1)
-    assert done.returncode == 1 and len(calls) == 3
+def test_on_a_gpu_a_run_that_died_is_started_again(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    python = stand_in(tmp_path, "python", "exit 1")
+    done, calls = launch(tmp_path, "gpu.sh", "--tries=3", "--workdir=x", PYTHON=str(python))
+    assert done.returncode == 1 and sum(c.startswith("python") for c in calls) == 3
+
+
+def test_a_pod_is_created_used_and_deleted_also_after_a_failure(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    stand_in(tmp_path, "gcloud", 'case "$*" in *describe*|*hsproto.train*) exit 1 ;; esac')
+    flags = (*POD, "--tries=2", "--config=a.py", "--workdir=w")
+    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    assert done.returncode == 1
+    verbs = [word for c in calls for word in c.split() if word in ("create", "scp", "delete")]
+    assert verbs == ["create", "scp", "delete"]
+    trained = [c for c in calls if "hsproto.train" in c]
+    assert len(trained) == 2
+    assert "--distributed --config=a.py --workdir=/mnt/hsproto/w" in trained[0]
+    done, _ = launch(tmp_path, "tpu_pod.sh", "--name=p")
+    assert done.returncode == 2 and "--zone is missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "finished", "queued"), [(0, True, 0), (0, False, 1), (2, False, 0)]
+)
+def test_a_slurm_job_is_queued_again_until_its_run_is_finished(tmp_path, status, finished, queued):
+    stand_in(tmp_path, "srun", f"exit {status}")
+    stand_in(tmp_path, "scontrol", "")
+    if finished:
+        (tmp_path / "summary.json").write_text("{}")
+    done, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", SLURM_JOB_ID="7")
+    assert done.returncode == status
+    assert sum(c == "scontrol requeue 7" for c in calls) == queued
+
+
+def test_a_sweep_runs_each_cell_once_and_tells_means_over_seeds(tmp_path):
+    summary = json.dumps({"test": {"accuracy": 0.5}})
+    body = f"""
+for flag in "$@"; do case "$flag" in --workdir=*) dir=${{flag#*=}} ;; esac; done
+case "$dir" in *loss=ntce*seed=1*) exit 1 ;; esac
+echo '{summary}' > "$dir/summary.json\""""
+    trainer = stand_in(tmp_path, "trainer", body)
+    flags = ("--config=a.py:x=1", f"--out={tmp_path / 'out'}", "--grid", "loss=nonl,ntce")
+    flags += ("--seeds=2", "--jobs=2", f"--launcher={trainer}")
+    done, calls = launch(tmp_path, "sweep.py", *flags)
+    assert done.returncode == 1 and len(calls) == 4, done.stderr
+    assert any("--config=a.py:x=1,loss=nonl,seed=0" in c for c in calls)
+    assert "loss=nonl: 0.5000 ± 0.0000 (n=2)" in done.stdout
+    assert "loss=ntce: 0.5000 (n=1)" in done.stdout
+    _, calls = launch(tmp_path, "sweep.py", *flags)
+    assert len(calls) == 5, "only the cell that failed is run again"
+    done, _ = launch(tmp_path, "sweep.py", *flags, "--grid", "loss")
+    assert done.returncode == 2 and "not of the form" in done.stderr
+
+
+def test_a_stopped_sweep_lets_its_cells_save_and_begins_no_other(tmp_path):
+    trainer = stand_in(
+        tmp_path, "trainer", "trap 'echo saved >> " + str(tmp_path / "saved") + "; exit 0' TERM\n"
+        "while true; do sleep 0.05; done",
+    )  # fmt: skip
+    flags = ["--config=a.py", f"--out={tmp_path / 'out'}", "--seeds=3", f"--launcher={trainer}"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "launch/sweep.py", *flags], stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "calls").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert (tmp_path / "saved").read_text() == "saved\n"
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+def test_a_sweep_of_real_runs(tmp_path, compilation_cache):
+    config = f"--config={ROOT}/configs/digits.py:{SMALL},epochs=1,warmup_epochs=0"
+    done, _ = launch(
+        tmp_path, "sweep.py", config, f"--out={tmp_path}", "--seeds=2", **compilation_cache
+    )
+    assert done.returncode == 0, done.stdout + (tmp_path / "seed=0/log.txt").read_text()
+    assert "2 cells, 0 finished already" in done.stdout and "(n=2)" in done.stdout

@@ -603,7 +603,7 @@ def test_a_config_that_is_no_model_is_refused_in_one_line(changes, words):
 
 
 def test_one_class_is_refused():
-    with pytest.raises(UserError, match="num_classes=1"):
+    with pytest.raises(UserError, match=r"hold 1 class\(es\): at least 2"):
         models.build(configured(), 1)
 
 
