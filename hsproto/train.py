@@ -11,7 +11,7 @@ import sys
 
 import jax
 
-from hsproto import cli, data, distributed, evaluate, feed, models, report, sharding
+from hsproto import architecture, cli, data, distributed, evaluate, feed, report, sharding
 from hsproto import config as config_lib
 from hsproto import state as state_lib
 from hsproto.checkpoint import Checkpoints
@@ -36,11 +36,11 @@ def train(config, workdir):
     key = "batch_size" if config.microbatches == 1 else "batch_size / microbatches"
     sharding.check_divisible(key, config.batch_size // config.microbatches, mesh)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
-    models.validate(config)
+    architecture.validate(config)
     _claim(workdir, config)
     splits = data.load(config)
     config = state_lib.resolve(config, splits)
-    models.validate(config, config.num_classes)
+    architecture.validate(config, config.num_classes)
     _describe(config, workdir, mesh)
 
     with (

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import hsproto
-from hsproto import models
+from hsproto import architecture, models
 from hsproto.config import default
 from hsproto.errors import UserError
 
@@ -89,7 +89,7 @@ def test_published_parameter_counts(backbone, parameters, dim):
     net = abstract(config, num_classes=1000)
     assert size(net.variables["params"]) == parameters
     assert net.outputs[0].features.shape == (2, dim)
-    assert models.feature_dim(config) == dim
+    assert architecture.feature_dim(config) == dim
 
 
 def test_cifar_stem_has_a_3x3_kernel_where_the_imagenet_stem_has_7x7():
@@ -108,7 +108,7 @@ def test_features_have_the_embeddings_dimensions(backbone, embedding, embedding_
         backbone=backbone, image_size=16, embedding=embedding, embedding_dim=embedding_dim
     )
     net = abstract(config)
-    dim = models.feature_dim(config)
+    dim = architecture.feature_dim(config)
     assert dim == embedding_dim or not embedding_dim
     assert net.outputs[0].features.shape == (2, dim)
     assert net.outputs[0].projections.shape == (2, dim)
@@ -268,7 +268,7 @@ def test_a_resnet_with_torchs_weights_gives_torchs_features_and_statistics(backb
     config = configured(backbone=backbone, stem=stem, image_size=side)
     net = abstract(config)
     torch.manual_seed(0)
-    twin = torch_resnet(torch, *models.RESNETS[backbone], config.width, stem)
+    twin = torch_resnet(torch, *architecture.RESNETS[backbone], config.width, stem)
     norms = [module for module in twin.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     for norm in norms:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -447,7 +447,7 @@ def convnet(embedding):
 @given(st.integers(0, 2**31), st.floats(-2, 2))
 def test_pooled_features_are_never_negative_and_signed_ones_are(seed, shift):
     images = random_images(8, 8, seed=seed) + np.float32(shift)
-    for embedding in models.EMBEDDINGS:
+    for embedding in architecture.EMBEDDINGS:
         variables, features = convnet(embedding)
         lowest = np.min(features(variables, images))
         assert lowest >= 0 if embedding == "pooled" else lowest < 0
@@ -462,7 +462,7 @@ def test_a_batch_norm_embedding_has_zero_mean_and_unit_variance_over_the_batch()
     np.testing.assert_allclose(z.std(0), 1, atol=0.02)  # eps 1e-5 beside a small variance
 
 
-@pytest.mark.parametrize("projection", models.PROJECTIONS)
+@pytest.mark.parametrize("projection", architecture.PROJECTIONS)
 def test_the_projection_head_is_none_a_matrix_or_an_mlp(projection):
     config = configured(loss="scl", projection=projection, projection_dim=5)
     model, variables = arbitrary_weights(config)
@@ -524,7 +524,7 @@ def test_batch_norm_of_a_sharded_batch_is_that_of_the_whole_batch():
 
 
 def test_every_loss_gets_the_head_that_it_needs():
-    for loss in models.LOSS_HEADS:
+    for loss in architecture.LOSS_HEADS:
         variables = abstract(configured(loss=loss, width=16)).variables
         learnt = set(variables["params"]) - {"backbone"}
         wanted = {"prototypes"}
@@ -608,4 +608,4 @@ def test_one_class_is_refused():
 
 
 def test_a_config_is_checked_without_the_number_of_classes():
-    models.validate(configured(head="etf"))
+    architecture.validate(configured(head="etf"))
