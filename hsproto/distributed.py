@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 
 import jax
 from jax.experimental import multihost_utils
@@ -75,6 +76,9 @@ def end_lost(error):
         file=sys.stderr,
         flush=True,
     )
+    if is_main():
+        # The others hang on the service that lives here: its end would cut their line off.
+        time.sleep(2)
     # A proper exit would wait for the lost one.
     os._exit(1)
 

@@ -2,6 +2,8 @@
 
 import functools
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from runs import tiny_config
+from runs import ROOT, tiny_config
 
 from hsproto import config as config_lib
 from hsproto import data, feed, losses, models, optim, sharding, step
@@ -57,6 +59,32 @@ MESHES += [(loss, devices) for loss in ("nonl", "scl") for devices in (2, 4)]
 def test_ten_steps_on_any_number_of_devices_are_those_of_one(loss, devices):
     argument = f"loss={loss}"
     assert_same(after_steps(argument, devices, 10), on_one_device(argument, steps=10))
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "losses"), [(2, 2, config_lib.LOSSES), (4, 1, ("nonl", "scl"))]
+)
+def test_ten_steps_in_several_processes_are_those_of_one(
+    processes, devices, losses, tmp_path, compilation_cache
+):
+    """Real processes over loopback, each with devices of its own."""
+    command = [sys.executable, ROOT / "launch" / "simulate_pod.py"]
+    command += [f"--processes={processes}", f"--devices={devices}", "--module=steps_in_processes"]
+    done = subprocess.run(
+        [*command, f"--out={tmp_path}/found.npz", "--losses", *losses],
+        cwd=ROOT,
+        env=compilation_cache | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with np.load(tmp_path / "found.npz") as found:
+        for loss in losses:
+            expected = on_one_device(f"loss={loss}", steps=10)
+            leaves, shape = jax.tree.flatten(expected[1])
+            leaves = [found[f"{loss}/{i}"] for i in range(len(leaves))]
+            assert_same((found[loss], jax.tree.unflatten(shape, leaves)), expected)
 
 
 @pytest.mark.parametrize("loss", ["nonl", "scl"])

@@ -1,0 +1,135 @@
+"""Several processes are one run: what is lost when one of them is killed or told to stop."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from runs import ROOT, outcome, tiny
+
+# Nearly all the time here goes into compiling. At a high rate other topologies' rounding grows
+# beyond 1e-5 within twenty steps.
+CONFIG = tiny(argument="crop_scale=1/1,base_lr=0.02,epochs=1.5,warmup_epochs=0")
+
+
+def start(workdir, environment, processes=1, devices=1):
+    """The processes of a run, each with its output in a file beside the workdir."""
+    with socket.socket() as sock:
+        sock.bind(("localhost", 0))
+        port = sock.getsockname()[1]
+    run = []
+    for i in range(processes):
+        command = [sys.executable, "-m", "hsproto.train", f"--config={CONFIG}"]
+        command += [f"--workdir={workdir}"]
+        if processes > 1:
+            command += [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
+            command += [f"--process_id={i}"]
+        with open(f"{workdir}.{i}.log", "w") as log:
+            run.append(
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return run
+
+
+def end(workdir, run, seconds=300):
+    """Their statuses and what they printed."""
+    statuses = [process.wait(timeout=seconds) for process in run]
+    return statuses, [open(f"{workdir}.{i}.log").read() for i in range(len(run))]
+
+
+def finish(workdir, environment, **topology):
+    statuses, told = end(workdir, start(workdir, environment, **topology))
+    assert not any(statuses), told
+    return told
+
+
+def lines_of(workdir):
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for_lines(workdir, run, number):
+    until = time.monotonic() + 240
+    while lines_of(workdir) < number:
+        assert time.monotonic() < until, "nothing happened in time"
+        assert all(process.poll() is None for process in run), end(workdir, run)
+        time.sleep(0.01)
+
+
+def assert_close(found, expected):
+    for one, other in zip(found[0], expected[0], strict=True):
+        assert set(one) == set(other)
+        for key, value in one.items():
+            assert value == pytest.approx(other[key], rel=1e-5, abs=1e-5), (one["step"], key)
+    assert found[1]["test"]["accuracy"] == expected[1]["test"]["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory, compilation_cache):
+    workdir = tmp_path_factory.mktemp("on_one")
+    finish(workdir, compilation_cache)
+    return outcome(workdir)
+
+
+@pytest.fixture(scope="module")
+def on_four(tmp_path_factory, compilation_cache):
+    workdir = tmp_path_factory.mktemp("on_four")
+    finish(workdir, compilation_cache, processes=4)
+    return outcome(workdir)
+
+
+def test_four_processes_are_one(on_four, on_one):
+    assert_close(on_four, on_one)
+
+
+def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
+    tmp_path, on_four, compilation_cache
+):
+    workdir = tmp_path / "run"
+    run = start(workdir, compilation_cache, processes=4)
+    wait_for_lines(workdir, run, 10)
+    run[2].kill()
+    killed = time.monotonic()
+    statuses, told = end(workdir, run, seconds=60)
+    assert statuses[2] == -signal.SIGKILL and all(statuses), told
+    assert time.monotonic() - killed < 60
+    assert "lost another one and ends; the same command resumes" in told[0], told
+    told = finish(workdir, compilation_cache, processes=4)
+    assert "resuming at step" in told[0]
+    assert outcome(workdir) == on_four
+
+
+def test_sigterm_to_one_of_four_saves_all_and_two_can_go_on(tmp_path, on_one, compilation_cache):
+    workdir = tmp_path / "run"
+    run = start(workdir, compilation_cache, processes=4)
+    wait_for_lines(workdir, run, 10)
+    run[1].send_signal(signal.SIGTERM)
+    statuses, told = end(workdir, run, seconds=60)
+    assert not any(statuses) and "saved; the same command resumes" in told[0], told
+    stopped = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    assert max(map(int, os.listdir(workdir / "checkpoints"))) == stopped
+    told = finish(workdir, compilation_cache, processes=2, devices=2)
+    assert f"resuming at step {stopped}" in told[0]
+    assert_close(outcome(workdir), on_one)
+
+
+def test_a_run_goes_on_with_fewer_devices(tmp_path, on_one, compilation_cache):
+    workdir = tmp_path / "run"
+    for devices, lines in ((8, 8), (4, 20)):
+        run = start(workdir, compilation_cache, devices=devices)
+        wait_for_lines(workdir, run, lines)
+        run[0].send_signal(signal.SIGTERM)
+        statuses, told = end(workdir, run)
+        assert statuses == [0] and "saved" in told[0], told
+    assert "resuming" in finish(workdir, compilation_cache)[0]
+    assert_close(outcome(workdir), on_one)
