@@ -6,6 +6,7 @@ which one this is: `--coordinator=HOST:PORT --num_processes=N --process_id=I`. T
 folder that all of them see.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -61,14 +62,30 @@ def is_main():
     return jax.process_index() == 0
 
 
+def say(text):
+    """Prints at once, in one process of all."""
+    if is_main():
+        print(text, flush=True)
+
+
 def barrier(name):
     """Waits until all processes are here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
-def end_lost(error):
-    """Ends this process, with one line, after another one of the run was lost."""
+@contextlib.contextmanager
+def end_where_one_is_lost():
+    """Ends this process, with one line, where another one of the run was lost."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _end_lost(error)
+
+
+def _end_lost(error):
     reason = " ".join(str(error).split())[:200]
     print(
         f"hsproto: process {jax.process_index()} of {jax.process_count()} lost another one and "

@@ -13,7 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsproto import augment, cli, data, feed, geometry, models, prototypes, report, sharding, writer
+from hsproto import (
+    augment,
+    cli,
+    data,
+    distributed,
+    feed,
+    geometry,
+    models,
+    prototypes,
+    report,
+    sharding,
+    writer,
+)
 from hsproto import config as config_lib
 from hsproto import state as state_lib
 from hsproto.numerics import matmul, unit
@@ -192,15 +204,18 @@ def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.evaluate")
     parser.add_argument("--workdir", required=True, help="the workdir of a run")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    distributed.add_flags(parser)
     args = parser.parse_args(argv)
-    mesh = sharding.make_mesh()
-    config, state, step = state_lib.load(args.workdir, mesh, args.checkpoint)
-    config_lib.validate(config)
-    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
-    splits = data.load(config)
-    feeds = Feeds(*(feed.open(split, config, mesh) for split in splits))
-    found = Evaluator(config, feeds, mesh).evaluate(state.variables)
-    print(report.table(summarise(config, step, found, mesh, None)))
+    distributed.join(args)
+    with distributed.end_where_one_is_lost():
+        mesh = sharding.make_mesh()
+        config, state, step = state_lib.load(args.workdir, mesh, args.checkpoint)
+        config_lib.validate(config)
+        sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
+        splits = data.load(config)
+        feeds = Feeds(*(feed.open(split, config, mesh) for split in splits))
+        found = Evaluator(config, feeds, mesh).evaluate(state.variables)
+    distributed.say(report.table(summarise(config, step, found, mesh, None)))
     return 0
 
 

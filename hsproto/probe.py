@@ -24,6 +24,7 @@ from hsproto import (
     augment,
     cli,
     data,
+    distributed,
     evaluate,
     feed,
     losses,
@@ -130,7 +131,7 @@ def run(config, state, feeds, mesh, methods=METHODS, **protocol):
         found = evaluator.measure(probe, *encoders, weights, bias)
         passes = 1 if method == "cached_lp" else probe.epochs
         results[method] = {**found.metrics, "seconds": seconds, "passes": passes}
-        print(f"{method}: test accuracy {found.metrics['test']['accuracy']:.4f}", flush=True)
+        distributed.say(f"{method}: test accuracy {found.metrics['test']['accuracy']:.4f}")
     return results
 
 
@@ -199,6 +200,7 @@ def main(argv):
     parser.add_argument(
         "--decay_epochs", default="60/75/90", help="where the rate falls to a fifth"
     )
+    distributed.add_flags(parser)
     args = parser.parse_args(argv)
     methods = args.methods.split(",")
     for method in methods:
@@ -208,6 +210,7 @@ def main(argv):
         decay_epochs = [float(e) for e in args.decay_epochs.split("/")]
     except ValueError:
         raise UserError(f"--decay_epochs={args.decay_epochs} must be as 60/75/90") from None
+    distributed.join(args)
     mesh = sharding.make_mesh()
     config, state, step = state_lib.load(args.workdir, mesh, args.checkpoint)
     # Of what a frozen encoder has no use for.
@@ -216,20 +219,14 @@ def main(argv):
         sharding.check_divisible(key, config[key], mesh)
     splits = data.load(config)
     feeds = evaluate.Feeds(*(feed.open(split, config, mesh) for split in splits))
-    results = run(
-        config,
-        state,
-        feeds,
-        mesh,
-        methods,
-        epochs=args.epochs,
-        learning_rate=args.learning_rate,
-        decay_epochs=decay_epochs,
-    )
-    write_text(
-        os.path.join(args.workdir, "probe.json"), to_json({"step": step, **results}, indent=1)
-    )
-    print(table(results))
+    protocol = {"epochs": args.epochs, "learning_rate": args.learning_rate}
+    with distributed.end_where_one_is_lost():
+        results = run(config, state, feeds, mesh, methods, decay_epochs=decay_epochs, **protocol)
+    if distributed.is_main():
+        write_text(
+            os.path.join(args.workdir, "probe.json"), to_json({"step": step, **results}, indent=1)
+        )
+    distributed.say(table(results))
     return 0
 
 

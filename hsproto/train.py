@@ -15,6 +15,7 @@ from hsproto import architecture, cli, data, distributed, evaluate, feed, report
 from hsproto import config as config_lib
 from hsproto import state as state_lib
 from hsproto.checkpoint import Checkpoints
+from hsproto.distributed import say
 from hsproto.errors import UserError
 from hsproto.step import make_train_step
 from hsproto.writer import MetricsWriter, Progress, check_tensorboard, write_text
@@ -78,12 +79,6 @@ def train(config, workdir):
         say(report.table(summary))
         report.write_figures(workdir, workdir)
     return summary
-
-
-def say(text):
-    """Prints at once, in one process of all."""
-    if distributed.is_main():
-        print(text, flush=True)
 
 
 class _Loop:
@@ -214,14 +209,11 @@ def main(argv):
     args, config = parser.parse_with_config(argv)
     distributed.join(args)
     try:
-        train(config, args.workdir)
+        with distributed.end_where_one_is_lost():
+            train(config, args.workdir)
     except NonFiniteLoss as error:
         print(f"hsproto: {error}", file=sys.stderr)
         return 1
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
-            raise
-        distributed.end_lost(error)
     return 0
 
 

@@ -31,7 +31,9 @@ def test_every_metric_of_the_report_is_explained():
 
 
 def test_every_path_named_exists():
-    for path in re.findall(r"(?:configs|docs|hsproto)/[a-z_]+\.(?:py|png)", README):
+    for path in re.findall(
+        r"(?:configs|docs|hsproto|launch|benchmarks)/[a-z_]+\.(?:py|png|sh|sbatch)", README
+    ):
         assert (ROOT / path).exists(), path
 
 
