@@ -215,18 +215,20 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
     counts = jax.ops.segment_sum(key_mask.astype(jnp.float32), ids, num_segments=num_keys)
     own = ids[rows]
     positives = counts[own] - 1.0
-    attraction = jnp.sum(anchors * (sums[own] - anchors), axis=1) / jnp.maximum(positives, 1.0)
 
-    def repulsion(anchors_and_rows):
-        block, block_rows = anchors_and_rows
+    def values(block_rows, block_own, block_positives):
+        block = keys[block_rows]
         others = key_mask[None, :] & (block_rows[:, None] != jnp.arange(num_keys)[None, :])
-        return _logsumexp(matmul(block, keys.T) / temperature, others, axis=1)[0]
+        lse = _logsumexp(matmul(block, keys.T) / temperature, others, axis=1)[0]
+        attraction = jnp.sum(block * (sums[block_own] - block), axis=1)
+        return lse - attraction / (jnp.maximum(block_positives, 1.0) * temperature)
 
+    of_anchors = (rows, own, positives)
     if block_size is None or block_size >= anchors.shape[0]:
-        lse = repulsion((anchors, rows))
+        found = values(*of_anchors)
     else:
-        lse = _in_blocks(repulsion, (anchors, rows), block_size)
-    return _per_anchor(lse - attraction / temperature, mask & (positives > 0))
+        found = _in_blocks(lambda block: values(*block), of_anchors, block_size)
+    return _per_anchor(found, mask & (positives > 0))
 
 
 def prototype_softmax(features, labels, *, num_classes, temperature, where=None, axis_name=None):
