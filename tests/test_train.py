@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import forks
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -166,19 +167,25 @@ def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, 
 def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
     tmp_path, undisturbed, compilation_cache
 ):
-    arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
+    """Twice between saves, and twenty times inside one."""
+    arguments = [f"--config={tiny()}", "--config.checkpoint_every_epochs=0.1"]
+    arguments.append(f"--workdir={tmp_path}")
     chance, checkpoints = random.Random(0), tmp_path / "checkpoints"
     metrics = tmp_path / "metrics.jsonl"
-    for attempt in range(4):
-        lines = metrics.read_text().count("\n") if metrics.exists() else 0
-        process = start(arguments, compilation_cache)
-        if attempt % 2:  # inside a save: Orbax's folder of an uncommitted checkpoint is there
-            wait_for(process, lambda: any(checkpoints.glob("*tmp*")))
-        else:
-            wait_for(process, lambda n=lines: metrics.exists() and _lines(metrics) > n + 5)
-            time.sleep(chance.random() * 0.2)
-        process.kill()
-        process.communicate(timeout=60)
+    inside = 0
+    for attempt in range(22):
+        lines = _lines(metrics) if metrics.exists() else 0
+        run = forks.start(arguments, compilation_cache, tmp_path.with_suffix(".log"))
+        if attempt < 2:
+            forks.wait_for(run, lambda n=lines: metrics.exists() and _lines(metrics) > n + 5)
+        else:  # Orbax's folder of an uncommitted checkpoint is there
+            forks.wait_for(run, lambda: any(checkpoints.glob("*tmp*")))
+        time.sleep(chance.random() * 0.05)
+        run.kill()
+        run.join()
+        inside += any(checkpoints.glob("*tmp*"))
+        assert not (tmp_path / "summary.json").exists(), "the run is too short for so many kills"
+    assert inside > 5, "most kills came too late"
     told, _ = (resumed := start(arguments, compilation_cache)).communicate(timeout=300)
     assert resumed.returncode == 0, told
     assert outcome(tmp_path) == undisturbed

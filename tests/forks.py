@@ -1,0 +1,40 @@
+"""Runs forked from a process that has imported everything: cheap enough to kill them often."""
+
+import multiprocessing
+import os
+import sys
+import time
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["hsproto.train"])
+
+
+def start(arguments, environment, log):
+    """`python -m hsproto.train ARGUMENTS...` as a multiprocessing.Process."""
+    process = _context.Process(target=_run, args=(arguments, dict(environment), log))
+    process.start()
+    return process
+
+
+def wait_for(process, condition, seconds=120):
+    """Returns when the condition holds; a process that ended before it is an error."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened in time"
+        assert process.exitcode is None, f"ended with status {process.exitcode}"
+        time.sleep(0.002)
+
+
+def _run(arguments, environment, log):
+    # JAX read its environment when it was imported; no device has been touched since.
+    import jax
+
+    from hsproto import train
+
+    jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
+    jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    with open(log, "a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(train.main(arguments))
