@@ -29,12 +29,17 @@ def _run(arguments, environment, log):
     # JAX read its environment when it was imported; no device has been touched since.
     import jax
 
-    from hsproto import train
+    from hsproto import cli, train
 
     jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
     jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(train.main(arguments))
+    sys.argv = ["hsproto.train", *arguments]
+    try:
+        cli.run(train.main)
+    finally:
+        # A forked process ends without the exit handlers of the interpreter.
+        jax.distributed.shutdown()

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import forks
 import pytest
-from runs import ROOT, outcome, tiny
+from runs import outcome, tiny
 
 # Nearly all the time here goes into compiling. At a high rate other topologies' rounding grows
 # beyond 1e-5 within twenty steps.
@@ -21,49 +20,35 @@ def start(workdir, environment, processes=1, devices=1):
     with socket.socket() as sock:
         sock.bind(("localhost", 0))
         port = sock.getsockname()[1]
+    environment = environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
+    arguments = [f"--config={CONFIG}", f"--workdir={workdir}"]
+    joined = [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
     run = []
     for i in range(processes):
-        command = [sys.executable, "-m", "hsproto.train", f"--config={CONFIG}"]
-        command += [f"--workdir={workdir}"]
-        if processes > 1:
-            command += [f"--coordinator=localhost:{port}", f"--num_processes={processes}"]
-            command += [f"--process_id={i}"]
-        with open(f"{workdir}.{i}.log", "w") as log:
-            run.append(
-                subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    env=environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        mine = [*joined, f"--process_id={i}"] if processes > 1 else []
+        log = f"{workdir}.{i}.log"
+        open(log, "w").close()
+        run.append(forks.start(arguments + mine, environment, log))
     return run
 
 
 def end(workdir, run, seconds=300):
     """Their statuses and what they printed."""
-    statuses = [process.wait(timeout=seconds) for process in run]
-    return statuses, [open(f"{workdir}.{i}.log").read() for i in range(len(run))]
+    until = time.monotonic() + seconds
+    for process in run:
+        process.join(max(0, until - time.monotonic()))
+    return [p.exitcode for p in run], [open(f"{workdir}.{i}.log").read() for i in range(len(run))]
 
 
 def finish(workdir, environment, **topology):
     statuses, told = end(workdir, start(workdir, environment, **topology))
-    assert not any(statuses), told
+    assert statuses == [0] * len(statuses), told
     return told
 
 
 def lines_of(workdir):
     path = workdir / "metrics.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
-
-
-def wait_for_lines(workdir, run, number):
-    until = time.monotonic() + 240
-    while lines_of(workdir) < number:
-        assert time.monotonic() < until, "nothing happened in time"
-        assert all(process.poll() is None for process in run), end(workdir, run)
-        time.sleep(0.01)
 
 
 def assert_close(found, expected):
@@ -97,11 +82,11 @@ def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
 ):
     workdir = tmp_path / "run"
     run = start(workdir, compilation_cache, processes=4)
-    wait_for_lines(workdir, run, 10)
+    forks.wait_for(run[0], lambda: lines_of(workdir) > 10)
     run[2].kill()
     killed = time.monotonic()
     statuses, told = end(workdir, run, seconds=60)
-    assert statuses[2] == -signal.SIGKILL and all(statuses), told
+    assert statuses[2] == -signal.SIGKILL and statuses.count(1) == 3, told
     assert time.monotonic() - killed < 60
     assert "lost another one and ends; the same command resumes" in told[0], told
     told = finish(workdir, compilation_cache, processes=4)
@@ -112,10 +97,10 @@ def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
 def test_sigterm_to_one_of_four_saves_all_and_two_can_go_on(tmp_path, on_one, compilation_cache):
     workdir = tmp_path / "run"
     run = start(workdir, compilation_cache, processes=4)
-    wait_for_lines(workdir, run, 10)
-    run[1].send_signal(signal.SIGTERM)
+    forks.wait_for(run[0], lambda: lines_of(workdir) > 10)
+    run[1].terminate()
     statuses, told = end(workdir, run, seconds=60)
-    assert not any(statuses) and "saved; the same command resumes" in told[0], told
+    assert statuses == [0] * 4 and "saved; the same command resumes" in told[0], told
     stopped = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert max(map(int, os.listdir(workdir / "checkpoints"))) == stopped
     told = finish(workdir, compilation_cache, processes=2, devices=2)
@@ -127,8 +112,8 @@ def test_a_run_goes_on_with_fewer_devices(tmp_path, on_one, compilation_cache):
     workdir = tmp_path / "run"
     for devices, lines in ((8, 8), (4, 20)):
         run = start(workdir, compilation_cache, devices=devices)
-        wait_for_lines(workdir, run, lines)
-        run[0].send_signal(signal.SIGTERM)
+        forks.wait_for(run[0], lambda n=lines: lines_of(workdir) > n)
+        run[0].terminate()
         statuses, told = end(workdir, run)
         assert statuses == [0] and "saved" in told[0], told
     assert "resuming" in finish(workdir, compilation_cache)[0]
