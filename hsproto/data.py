@@ -6,10 +6,11 @@ A source is any object with a length, random access and class names:
     source[i]            (image uint8 [H, W, C], label int in 0..K-1)
     source.class_names   tuple of K strings
     source.check()       optional: looks for bad input before images are streamed from it
+    source.picture(i)    optional: (the whole picture as a Pillow image, label), for crops of it
 
-All images of a source are squares of one size. `load(config)` gives the training and the test
-source of a configuration. Whatever is wrong with the data raises `UserError`: one line with the
-option or path, what is wrong with it, and the way out.
+All images of a source are squares of one size; pictures are as they were stored. `load(config)`
+gives the training and the test source of a configuration. Whatever is wrong with the data raises
+`UserError`: one line with the option or path, what is wrong with it, and the way out.
 """
 
 import functools
@@ -17,12 +18,11 @@ import io
 import os
 import pathlib
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from hsproto import decode
 from hsproto.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -103,34 +103,7 @@ def read_image(path, config):
     with antialiasing, as torchvision's Resize), the centre square cut out. Raises UserError with
     the path of an unreadable image.
     """
-    return _decode(path, load_size(config), config.channels, path)
-
-
-def _decode(file, size, channels, name):
-    try:
-        with Image.open(file) as image:
-            if image.mode[0] in "IF":  # Pillow would clip these to 8 bits without a word.
-                raise ValueError(f"pixels of mode {image.mode}, not of 8 bits")
-            image = image.convert("RGB" if channels == 3 else "L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(name, error) from error
-    width, height = image.size
-    if (width, height) != (size, size):
-        short = min(width, height)
-        # torchvision truncates the long side; a 1-pixel difference would shift the crop.
-        width, height = size * width // short, size * height // short
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - size) / 2), round((height - size) / 2)
-        image = image.crop((left, top, left + size, top + size))
-    return np.asarray(image).reshape(size, size, channels)
-
-
-def _unreadable(name, error):
-    return UserError(f"unreadable image {name} ({_one_line(error)}): repair or remove it")
-
-
-def _one_line(error):
-    return " ".join(str(error).split()) or type(error).__name__
+    return decode.centre_square(decode.picture(path, config.channels, path), load_size(config))
 
 
 class ArraySource:
@@ -148,8 +121,16 @@ class ArraySource:
         return self.images[i], int(self.labels[i])
 
 
-class FolderSource:
-    """Image files, decoded when asked for."""
+class _EncodedSource:
+    """Pictures that are kept encoded and decoded when asked for: `picture(i)` gives them whole."""
+
+    def __getitem__(self, i):
+        image, label = self.picture(i)
+        return decode.centre_square(image, self._size), label
+
+
+class FolderSource(_EncodedSource):
+    """Image files."""
 
     def __init__(self, paths, labels, class_names, size, channels):
         self.paths = paths
@@ -160,9 +141,9 @@ class FolderSource:
     def __len__(self):
         return len(self.paths)
 
-    def __getitem__(self, i):
+    def picture(self, i):
         path = self.paths[i]
-        return _decode(path, self._size, self._channels, path), int(self.labels[i])
+        return decode.picture(path, self._channels, path), int(self.labels[i])
 
     def check(self):
         """Raises UserError with the path of an unreadable image.
@@ -174,13 +155,11 @@ class FolderSource:
         paths = self.paths
         if len(paths) > MAX_CHECKED_FILES:
             paths = [paths[i] for i in np.unique(self.labels, return_index=True)[1]]
-        with ThreadPoolExecutor(16) as pool:
-            for _ in pool.map(_check_header, paths):
-                pass
+        decode.check_headers(paths)
 
 
-class TfdsSource:
-    """A prepared TFDS data set; images are kept encoded and decoded when asked for."""
+class TfdsSource(_EncodedSource):
+    """A prepared TFDS data set."""
 
     def __init__(self, records, class_names, size, channels, name):
         self.class_names = tuple(class_names)
@@ -190,10 +169,10 @@ class TfdsSource:
     def __len__(self):
         return len(self._records)
 
-    def __getitem__(self, i):
+    def picture(self, i):
         record = self._records[i]
         name = f"{self._name}[{i}]"
-        image = _decode(io.BytesIO(record["image"]), self._size, self._channels, name)
+        image = decode.picture(io.BytesIO(record["image"]), self._channels, name)
         label = int(record["label"])
         if not 0 <= label < len(self.class_names):
             raise UserError(f"{name} has label {label}, outside 0..{len(self.class_names) - 1}")
@@ -207,14 +186,6 @@ class TfdsSource:
     def is_labelled(self):
         """Whether the labels are public: TFDS writes -1 where they are not (ImageNet's test)."""
         return int(self._records[0]["label"]) >= 0
-
-
-def _check_header(path):
-    try:
-        with Image.open(path) as image:
-            image.verify()
-    except Exception as error:  # Pillow's verify raises whatever the format's reader does.
-        raise _unreadable(path, error) from error
 
 
 def _existing_data_dir(config):
@@ -269,7 +240,8 @@ def _arrays(config):
             missing = [key for key in keys if key not in file]
             arrays = [] if missing else [file[key] for key in keys]
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as an npz file ({_one_line(error)})") from error
+        reason = decode.one_line(error)
+        raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
     *arrays, names = arrays
@@ -395,7 +367,7 @@ def _tfds(config):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:  # no such name; no such version or config
-        reason = _one_line(error).split(" Available datasets")[0]
+        reason = decode.one_line(error).split(" Available datasets")[0]
         raise UserError(
             f"config key dataset={name!r} is neither in {place} nor known to TFDS: {reason}"
         ) from error
