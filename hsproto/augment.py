@@ -16,17 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hsproto import cli, data
+from hsproto import cli, data, feed
+from hsproto import config as config_lib
+from hsproto.crops import RandomCrops
 from hsproto.errors import UserError
 
 _LUMA = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
 def make_augment(config):
-    """The training augmentation of `config`: f(keys, images uint8 [B, H, W, C]).
+    """The training augmentation of `config`: f(keys, images uint8 [B, H, W, C], view=0).
 
     Returns float32 [B, S, S, C] with S = config.image_size, normalised. Every image has a key of
     its own: `keys` [B], or one to split them from. For two views call it twice, with other keys.
+    Where `crop_on` is host, images are [B, V, S, S, C] with crops made on the host, of which those
+    of `view` are taken as they are.
     """
     stages = _stages(config)
     ends = np.cumsum([count for count, _ in stages])
@@ -41,7 +45,9 @@ def make_augment(config):
             image = stage(uniforms, image)
         return normalise(jnp.moveaxis(image, 0, -1))
 
-    def augment(keys, images):
+    def augment(keys, images, view=0):
+        if config.crop_on == "host":
+            images = images[:, view]
         images = _unit_range(images, config)
         keys = keys if keys.ndim else jax.random.split(keys, images.shape[0])
         return jax.vmap(augment_one)(keys, images)
@@ -73,7 +79,7 @@ def _stages(config):
     size, scale, ratio = config.image_size, tuple(config.crop_scale), tuple(config.crop_ratio)
     colour = config.channels == 3
     strengths = tuple(config.jitter) if colour else (*config.jitter[:2], 0.0, 0.0)
-    if scale == (1.0, 1.0):
+    if config.crop_on == "host" or not config_lib.has_random_crop(config):
         stages = [(0, lambda uniforms, image: _centre_crop(image, size))]
     else:
         stages = [(22, lambda uniforms, image: random_crop(uniforms, image, size, scale, ratio))]
@@ -277,7 +283,8 @@ def _blur_weights(side, sigma):
 def contact_sheet(config, out, rows=8, columns=9):
     """Writes a PNG of `rows` training images: each as evaluation sees it, then augmented versions.
 
-    The images are spread evenly over the training set. Normalisation is undone for display.
+    The images are spread evenly over the training set and cropped where training would crop them.
+    Normalisation is undone for display.
     """
     import matplotlib  # heavy, and the training step does not need it
 
@@ -285,11 +292,18 @@ def contact_sheet(config, out, rows=8, columns=9):
     from matplotlib import pyplot as plt
 
     source = data.load(config).train
-    picked = [source[int(i)] for i in np.linspace(0, len(source) - 1, rows).round()]
-    images = np.stack([image for image, _ in picked])
+    config = config.copy_and_resolve_references()
+    config.crop_on = feed.crop_place(source, config)
+    picked = np.linspace(0, len(source) - 1, rows).round().astype(int)
+    images, labels = zip(*(source[int(i)] for i in picked), strict=True)
+    images = np.stack(images)
     augment = jax.jit(make_augment(config))
-    keys = jax.random.split(jax.random.key(config.seed), columns - 1)
-    versions = [make_preprocess(config)(images), *(augment(key, images) for key in keys)]
+    versions = [make_preprocess(config)(images)]
+    for step, key in enumerate(jax.random.split(jax.random.key(config.seed), columns - 1)):
+        if config.crop_on == "host":
+            read = RandomCrops(source, config).read
+            images = np.stack([read(int(i), step, j)[0] for j, i in enumerate(picked)])
+        versions.append(augment(key, images))
     mean, std = data.normalisation(config)
     figure, axes = plt.subplots(
         rows, columns, squeeze=False, figsize=(1.2 * columns, 1.2 * rows), layout="compressed"
@@ -297,7 +311,7 @@ def contact_sheet(config, out, rows=8, columns=9):
     for j, version in enumerate(versions):
         shown = np.clip(np.asarray(version) * np.asarray(std) + np.asarray(mean), 0, 1)
         axes[0, j].set_title("image" if j == 0 else f"view {j}", fontsize=8)
-        for i, (_, label) in enumerate(picked):
+        for i, label in enumerate(labels):
             axis = axes[i, j]
             axis.imshow(shown[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

@@ -25,6 +25,8 @@ LOSSES = (
 )
 # Losses of the features alone: they train an encoder, whose classifier comes afterwards.
 ENCODER_LOSSES = ("scl", "prototype_softmax")
+# Sources of whole pictures of any size, which can be cropped on the host.
+PICTURE_SOURCES = ("folder", "tfds")
 # Losses that can hold past embeddings against the batch.
 QUEUE_LOSSES = ("ntce", "nonl", "scl")
 
@@ -32,6 +34,7 @@ _ALLOWED = {
     "source": ("digits", "arrays", "folder", "tfds"),
     "sampler": ("shuffle", "classes"),
     "placement": ("auto", "resident", "stream"),
+    "crop_on": ("auto", "host", "device"),
     "channels": (1, 3),
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
@@ -75,9 +78,12 @@ def default():
     c.placement = "auto"  # auto | resident (on the devices) | stream (from disk)
     c.workers = 0  # processes that decode a streamed set; 0: threads
 
-    # Augmentation, on the device.
-    c.crop_scale = (0.2, 1.0)  # share of the area
+    # Augmentation, on the device, but for the random crop where `crop_on` is host.
+    c.crop_scale = (0.2, 1.0)  # share of the area; 1/1: no random crop
     c.crop_ratio = (3 / 4, 4 / 3)
+    # device: out of the centre square of load_size. host: out of the whole picture when it is read,
+    # of folder or tfds. auto: host where such a set is streamed when the run begins.
+    c.crop_on = "auto"
     c.flip = True
     c.jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
     c.jitter_probability = 0.8
@@ -173,6 +179,16 @@ def validate(config):
             raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
     if not all(0 < value < math.inf for value in config.std):
         raise UserError(f"config key std={config.std!r} must hold positive numbers")
+    if config.crop_on == "host" and config.source not in PICTURE_SOURCES:
+        raise UserError(
+            f"config key crop_on='host' cuts pictures as they are read from source="
+            f"{' or '.join(PICTURE_SOURCES)}; with source={config.source!r} take auto or device"
+        )
+    if config.crop_on == "host" and not has_random_crop(config):
+        raise UserError(
+            "config key crop_on='host' is for a random crop, and crop_scale=1/1 is none: take "
+            "auto or device"
+        )
     for key in ("loss_groups", "bn_groups", "microbatches"):
         if config.batch_size % config[key]:
             raise UserError(
@@ -205,6 +221,10 @@ def validate(config):
         )
 
 
+def has_random_crop(config):
+    return tuple(config.crop_scale) != (1.0, 1.0)
+
+
 def num_views(config):
     """Augmented views of an image in a batch."""
     return 2 if config.loss in ENCODER_LOSSES else 1
@@ -222,6 +242,7 @@ def to_json(config):
 def from_json(text):
     """The config that `to_json` wrote. Raises UserError where it does not fit this version."""
     config = default()
+    config.crop_on = "device"  # of runs that are older than the key
     try:
         stored = json.loads(text)
     except ValueError as error:

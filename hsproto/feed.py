@@ -1,7 +1,8 @@
 """How the images that `sampler` picks for a step reach the devices.
 
 Small sets lie on the devices whole and a batch is a gather; large ones are read and decoded by
-grain's threads or worker processes, each process its own rows. Both give the same batches.
+grain's threads or worker processes, each process its own rows. Both give the same batches, unless
+training images are cropped on the host, which is a matter of reading and not of the device.
 """
 
 import functools
@@ -18,7 +19,9 @@ import numpy as np
 from absl import flags
 from jax import lax
 
+from hsproto import config as config_lib
 from hsproto import sampler
+from hsproto.crops import RandomCrops
 from hsproto.errors import UserError
 from hsproto.sharding import over_batch, replicated
 
@@ -40,14 +43,24 @@ def resident(source):
     """(images uint8 [N, H, W, C], labels int32 [N]) of a whole source, in host memory."""
     if hasattr(source, "images"):
         return source.images, source.labels
-    return _load(source, np.arange(len(source)), threads=_num_threads())
+    rows = np.arange(len(source))
+    return _load(_Squares(source), rows, rows, step=0, threads=_num_threads())
+
+
+def crop_place(source, config):
+    """ "host" or "device": what `config.crop_on` means for a training set."""
+    if config.crop_on != "auto":
+        return config.crop_on
+    on_host = hasattr(source, "picture") and config_lib.has_random_crop(config)
+    return "host" if on_host and not _is_resident(source, config.placement) else "device"
 
 
 def open(source, config, mesh):
     """A Feed of `source` on `mesh`, placed and read as `config` says.
 
-    Uses config.placement, workers, batch_size and seed. A set to be streamed is checked first, one
-    to be resident is read whole, so an unreadable image raises UserError here.
+    Uses config.placement, workers, batch_size and seed, and what `hsproto.crops` does where
+    crop_on is host. A set to be streamed is checked first, one to be resident is read whole, so an
+    unreadable image raises UserError here.
     """
     return Feed(source, config, mesh)
 
@@ -79,11 +92,14 @@ class Feed:
 
         Each is {"image": uint8 [B, H, W, C], "label": int32 [B]} with B = config.batch_size,
         which the number of devices must divide; with n = config.microbatches > 1 the rows have two
-        axes, [n, B/n], and the second is split over the devices.
+        axes, [n, B/n], and the second is split over the devices. Where config.crop_on is "host"
+        each image has a leading axis of views, of random crops read from the source.
         """
         steps = range(start_step, start_step + num_steps)
         indices = sampler.make(self.source, self._config).indices
-        for _, batch in self._fetch(indices, steps, self._config.microbatches):
+        on_host = self._config.crop_on == "host"
+        crops = RandomCrops(self.source, self._config) if on_host else None
+        for _, batch in self._fetch(indices, steps, self._config.microbatches, crops):
             yield batch
 
     def in_order(self, batch_size):
@@ -98,8 +114,11 @@ class Feed:
         for mine, batch in self._fetch(indices, range(-(-len(self.source) // batch_size))):
             yield batch | {"where": _put(split, mine >= 0, (batch_size,))}
 
-    def _fetch(self, indices, steps, microbatches=1):
-        """(this process's rows of the batch, batch) of each step; row -1 is padding."""
+    def _fetch(self, indices, steps, microbatches=1, crops=None):
+        """(this process's rows of the batch, batch) of each step; row -1 is padding.
+
+        Images are the source's squares or, if given, its `crops`.
+        """
         if not steps:
             return
         size = len(indices(steps[0]))
@@ -108,16 +127,18 @@ class Feed:
         columns = rows_of_process(over_batch(self._mesh), rows_shape[-1])
         split = over_batch(self._mesh, axis=int(several))
         mine = functools.partial(_rows_here, indices, rows_shape, columns)
-        if self.is_resident:
+        if self.is_resident and not crops:
             for step in steps:
                 rows = _put(split, mine(step).astype(np.int32), rows_shape)
                 yield mine(step), self._take(self._images, self._labels, rows, split)
             return
-        stream = _stream(self.source, mine, steps, self._config.workers)
+        places = np.arange(size).reshape(rows_shape)[..., columns]
+        reader = crops or _Squares(self.source)
+        stream = _stream(reader, mine, places, steps, self._config.workers)
         try:
             for step, (images, labels) in zip(steps, stream, strict=True):
                 batch = {
-                    "image": _put(split, images, (*rows_shape, *images.shape[-3:])),
+                    "image": _put(split, images, (*rows_shape, *images.shape[len(rows_shape) :])),
                     "label": _put(split, labels, rows_shape),
                 }
                 yield mine(step), batch
@@ -156,7 +177,17 @@ def _rows_here(indices, shape, columns, step):
     return indices(step).reshape(shape)[..., columns]
 
 
-def _stream(source, mine, steps, workers):
+class _Squares:
+    """The images of a source as it gives them, whatever the step."""
+
+    def __init__(self, source):
+        self._source, self.shape = source, source[0][0].shape
+
+    def read(self, row, step, place):
+        return self._source[row]
+
+
+def _stream(reader, mine, places, steps, workers):
     """A grain iterator over this process's (images, labels) of each step.
 
     One element is one batch, loaded by a pool of threads. Batching single images after grain's
@@ -165,7 +196,7 @@ def _stream(source, mine, steps, workers):
     """
     # Several worker processes share the cores; a single one has them for its threads.
     threads = max(1, _num_threads() // max(workers, 1))
-    load_step = functools.partial(_load_step, source, mine, threads)
+    load_step = functools.partial(_load_step, reader, mine, places, threads)
     dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
     # Batches are large: two in the making per process hide the loading and bound the memory.
     dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
@@ -192,18 +223,18 @@ def _live_as_long_as_parent(worker, num_workers):
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _load_step(source, mine, threads, step):
-    return _load(source, mine(step), threads)
+def _load_step(reader, mine, places, threads, step):
+    return _load(reader, mine(step), places, step, threads)
 
 
-def _load(source, rows, threads):
-    image = source[0][0]
-    images = np.zeros((*rows.shape, *image.shape), np.uint8)
+def _load(reader, rows, places, step, threads):
+    """(images, labels) of rows of a set that stand at `places` in the batch of a step."""
+    images = np.zeros((*rows.shape, *reader.shape), np.uint8)
     labels = np.full(rows.shape, -1, np.int32)
 
-    def load_row(place):
-        if rows[place] >= 0:
-            images[place], labels[place] = source[int(rows[place])]
+    def load_row(i):
+        if rows[i] >= 0:
+            images[i], labels[i] = reader.read(int(rows[i]), int(step), int(places[i]))
 
     for _ in _pool(threads).map(load_row, np.ndindex(rows.shape)):
         pass

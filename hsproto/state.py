@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hsproto import config as config_lib
-from hsproto import data, models, optim, queue, sharding
+from hsproto import data, feed, models, optim, queue, sharding
 from hsproto.checkpoint import Checkpoints
 from hsproto.errors import UserError
 
@@ -45,10 +45,11 @@ def total_steps(config):
     return max(1, round(config.epochs * steps_per_epoch(config)))
 
 
-def resolve(config, splits):
-    """`config` with what the data decide filled in: classes, images, mean and std.
+def resolve(config, splits, earlier=None):
+    """`config` with what the data decide filled in: classes, images, mean, std, place of the crop.
 
-    Raises UserError where the config says otherwise than the data.
+    `earlier`: the resolved config of a run that goes on. It keeps the place of its crop, wherever
+    its images lie now. Raises UserError where the config says otherwise than the data.
     """
     found = {"num_classes": len(splits.train.class_names), "num_examples": len(splits.train)}
     for key, value in found.items():
@@ -57,6 +58,8 @@ def resolve(config, splits):
     config = config.copy_and_resolve_references()
     config.update(found)
     config.mean, config.std = data.normalisation(config)
+    if config.crop_on == "auto":
+        config.crop_on = earlier.crop_on if earlier else feed.crop_place(splits.train, config)
     return config
 
 

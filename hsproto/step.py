@@ -49,11 +49,12 @@ def make_train_step(config, mesh):
 
     `config` is resolved (`state.resolve`). Images are uint8 [batch_size, H, W, C] and labels int
     [batch_size], global arrays split over the mesh; the state is replicated, and donated. Encoder
-    losses see two augmented views of each image, all others one. The randomness of a step is a
+    losses see two augmented views of each image, all others one; where `crop_on` is host, images
+    come as [batch_size, views, H, W, C]. The randomness of a step is a
     function of (seed, step). Metrics are scalars: loss, gradient_norm, learning_rate, and accuracy
     on the batch where there is a classifier.
 
-    With n = `microbatches` > 1 images come as [n, batch_size/n, H, W, C] and labels as
+    With n = `microbatches` > 1 images come as [n, batch_size/n, ...] and labels as
     [n, batch_size/n], split along their second axis. The gradient is the exact one of the loss of
     the whole batch, with a backbone that sees a microbatch at a time: all are embedded, the loss is
     differentiated at the embeddings, and a second pass, with the random numbers of the first, takes
@@ -75,7 +76,7 @@ def make_train_step(config, mesh):
 
         def embed(variables, inputs):
             keys, images = inputs
-            images = [augmented(keys[:, view], images) for view in range(views)]
+            images = [augmented(keys[:, view], images, view) for view in range(views)]
             # Views of an image stand beside each other, so that splitting rows over devices moves
             # none.
             images = jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])

@@ -38,9 +38,9 @@ def train(config, workdir):
     sharding.check_divisible(key, config.batch_size // config.microbatches, mesh)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
     architecture.validate(config)
-    _claim(workdir, config)
+    earlier = _claim(workdir, config)
     splits = data.load(config)
-    config = state_lib.resolve(config, splits)
+    config = state_lib.resolve(config, splits, earlier)
     architecture.validate(config, config.num_classes)
     _describe(config, workdir, mesh)
 
@@ -160,7 +160,10 @@ class _Loop:
 
 
 def _claim(workdir, config):
-    """Makes `workdir`, or raises UserError where it is unwritable or holds another config's run."""
+    """Makes `workdir`; the config of the run that it holds, or None.
+
+    Raises UserError where it is unwritable or holds another config's run.
+    """
     if os.path.isfile(workdir):
         raise UserError(f"--workdir={workdir} is a file; name a folder")
     mine = os.path.join(workdir, f".process_{jax.process_index()}")
@@ -182,15 +185,17 @@ def _claim(workdir, config):
         )
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
-        return
+        return None
     with open(path) as file:
         earlier = config_lib.from_json(file.read())
     # What was filled in from the data then is compared when the data are there; not before.
     filled = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
+    filled += ["crop_on"] if config.crop_on == "auto" else []
     changed = [k for k in config_lib.differences(config, earlier) if k not in filled]
     if changed:
         told = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
         raise UserError(f"--workdir={workdir} holds a run of another config ({told}); take another")
+    return earlier
 
 
 def _describe(config, workdir, mesh):

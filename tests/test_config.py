@@ -67,6 +67,9 @@ def test_mistaken_arguments_are_refused_with_the_way_out(argument, told):
         "schedule=step,decay_epochs=90/60",
         "warmup_epochs=10,epochs=10",
         "channels=4",
+        "crop_on=gpu",
+        "crop_on=host",
+        "source=folder,crop_scale=1/1,crop_on=host",
         "seed=-1",
     ],
 )
@@ -82,6 +85,7 @@ def test_json_keeps_every_value_and_type():
     again = config_lib.from_json(config_lib.to_json(config))
     assert again.to_dict() == config.to_dict()
     assert config_lib.differences(config, again) == []
+    assert config_lib.from_json("{}").crop_on == "device", "of runs older than the key"
     again.temperature = 0.3
     again.log_every = 3
     assert config_lib.differences(config, again) == ["temperature"]

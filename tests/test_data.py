@@ -180,6 +180,23 @@ def test_short_side_is_resized_and_the_centre_square_cut_out(tmp_path, shape):
     np.testing.assert_array_equal(found, resized[top : top + 16, left : left + 16])
 
 
+def test_encoded_sources_give_whole_pictures_too(tmp_path, tfds):
+    arrays = make_arrays()
+    arrays["train_images"] = [
+        np.random.default_rng(i).integers(0, 256, (9 + i, 20, 3), dtype=np.uint8) for i in range(9)
+    ]
+    pairs = zip(arrays["train_images"], arrays["train_labels"], strict=True)
+    stored = {image.tobytes(): int(label) for image, label in pairs}
+    for config in (
+        make_config("folder", write_folder(tmp_path, arrays)),
+        make_config("tfds", tfds(arrays)),
+    ):
+        source = data.load(config).train
+        pictures = [source.picture(i) for i in range(9)]
+        assert {image.tobytes(): label for image, label in pictures} == stored
+        assert {image.size for image, _ in pictures} == {(20, 9 + i) for i in range(9)}
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_image_files_of_any_8_bit_mode_become_grey_or_rgb(tmp_path, mode):
     pixels = np.random.default_rng(2).integers(0, 256, (8, 8, 3), dtype=np.uint8)
