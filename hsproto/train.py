@@ -5,6 +5,7 @@
 The same command resumes a run that was stopped.
 """
 
+import argparse
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from hsproto import state as state_lib
 from hsproto.checkpoint import Checkpoints
 from hsproto.distributed import say
 from hsproto.errors import UserError
+from hsproto.profile import Profile
 from hsproto.step import make_train_step
 from hsproto.writer import MetricsWriter, Progress, check_tensorboard, write_text
 
@@ -25,10 +27,11 @@ class NonFiniteLoss(RuntimeError):
     """The loss or the gradient of a step is NaN or infinite."""
 
 
-def train(config, workdir):
+def train(config, workdir, profile_steps=0):
     """Runs or resumes `config` in `workdir`; returns the summary, or None when told to stop.
 
-    Raises UserError on what the user can mend, before any training, and NonFiniteLoss.
+    Of `profile_steps` steps a profile is made (`hsproto.profile`). Raises UserError on what the
+    user can mend, before any training, and NonFiniteLoss.
     """
     config_lib.validate(config)
     if config.tensorboard:
@@ -66,8 +69,11 @@ def train(config, workdir):
             feed.open(splits.train, config, mesh), feed.open(splits.test, config, mesh)
         )
         evaluator = evaluate.Evaluator(config, feeds, mesh)
-        with MetricsWriter(workdir, start, config.tensorboard, distributed.is_main()) as writer:
-            loop = _Loop(config, mesh, feeds.train, evaluator, checkpoints, writer)
+        with (
+            MetricsWriter(workdir, start, config.tensorboard, distributed.is_main()) as writer,
+            Profile(workdir, profile_steps, say) as profile,
+        ):
+            loop = _Loop(config, mesh, feeds.train, evaluator, checkpoints, writer, profile)
             evaluation = loop.run(state, start, stop)
         if evaluation is None:
             return None
@@ -84,11 +90,11 @@ def train(config, workdir):
 class _Loop:
     """The loop over steps. The metrics of a step are read when the next one is under way."""
 
-    def __init__(self, config, mesh, train_feed, evaluator, checkpoints, writer):
+    def __init__(self, config, mesh, train_feed, evaluator, checkpoints, writer, profile):
         self.total = state_lib.total_steps(config)
         self.progress = Progress(self.total, config.batch_size, say)
         self._config, self._feed, self._evaluator = config, train_feed, evaluator
-        self._checkpoints, self._writer = checkpoints, writer
+        self._checkpoints, self._writer, self._profile = checkpoints, writer, profile
         self._step = make_train_step(config, mesh)
         per_epoch = state_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
@@ -96,10 +102,11 @@ class _Loop:
 
     def run(self, state, start, stop):
         """The evaluation of the last step's state, or None where `stop` came first; it is saved."""
-        batches = self._feed.batches(start, self.total - start)
+        batches = self._profile.batches(self._feed.batches(start, self.total - start))
         unread = evaluation = None
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = self._step(state, batch)
+            self._profile.step(state)
             if unread:
                 self._read(*unread)
             unread = (step, metrics)
@@ -111,11 +118,13 @@ class _Loop:
                 self._read(*unread)
                 unread = None
                 self.progress.pause()
+                self._profile.pause(state)
                 if evaluating:
                     evaluation = self._evaluate(state, step)
                 if saving:
                     self._checkpoints.save(step, state)
                 self.progress.start()
+                self._profile.resume()
             if stopping and not last:
                 self._checkpoints.wait()
                 kept = self._checkpoints.steps()
@@ -207,15 +216,25 @@ def _describe(config, workdir, mesh):
     )
 
 
+def _steps(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps, as 20")
+    return int(text)
+
+
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.train")
     parser.add_argument("--workdir", required=True, help="where the run lives; resumed if it does")
+    parser.add_argument(
+        "--profile", type=_steps, nargs="?", const=20, default=0, metavar="STEPS",
+        help="trace so many steps (default 20) and tell how long they waited for input",
+    )  # fmt: skip
     distributed.add_flags(parser)
     args, config = parser.parse_with_config(argv)
     distributed.join(args)
     try:
         with distributed.end_where_one_is_lost():
-            train(config, args.workdir)
+            train(config, args.workdir, args.profile)
     except NonFiniteLoss as error:
         print(f"hsproto: {error}", file=sys.stderr)
         return 1
