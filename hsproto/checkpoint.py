@@ -60,8 +60,9 @@ class Checkpoints:
         """(state, step) of a step, or of the newest checkpoint that can be read; None without any.
 
         The arrays take the shardings of `abstract_state`, whatever they were saved from. A newest
-        checkpoint that cannot be read is passed over with a warning and, by a run that will write
-        its own, set aside under another name.
+        checkpoint that cannot be read, at a second try either, is passed over with a warning and,
+        by a run that will write its own, set aside under another name. Raises UserError where the
+        storage, and not the checkpoint, is what fails, and where none can be read.
         """
         steps = self.steps()
         if step is not None:
@@ -73,13 +74,17 @@ class Checkpoints:
             steps = [step]
         unreadable = []
         for candidate in reversed(steps):
-            args = ocp.args.StandardRestore(abstract_state._asdict())
+            args, error = ocp.args.StandardRestore(abstract_state._asdict()), None
             try:
-                restored = self._manager.restore(candidate, args=args)
-            except Exception as error:  # Orbax and TensorStore raise many kinds
+                restored = self._read(candidate, args)
+            except UserError:
+                raise
+            except Exception as raised:  # Orbax and TensorStore raise many kinds
+                error = raised
+            if not distributed.everywhere(error is None):  # all go on from the same one
+                reason = _one_line(error or "another process cannot read it")
                 warnings.warn(
-                    f"checkpoint of step {candidate} is not readable: {_one_line(error)}",
-                    stacklevel=2,
+                    f"checkpoint of step {candidate} is not readable: {reason}", stacklevel=2
                 )
                 unreadable.append(candidate)
                 continue
@@ -88,10 +93,25 @@ class Checkpoints:
             return type(abstract_state)(**restored), candidate
         if steps:
             raise UserError(
-                f"none of the checkpoints in {self._directory} can be read; "
-                "remove the folder to start again"
+                f"none of the checkpoints in {self._directory} can be read ({reason}): they are "
+                "damaged or another version's; another --workdir starts anew"
             )
         return None
+
+    def _read(self, step, args):
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception:  # A second try tells damage from storage that was away for a moment.
+            time.sleep(1)
+        try:
+            return self._manager.restore(step, args=args)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or error.errno is None:
+                raise
+            raise UserError(
+                f"the checkpoint of step {step} in {self._directory} cannot be reached "
+                f"({_one_line(error)}): the same command goes on when the storage is back"
+            ) from error
 
     def _set_aside(self, steps):
         # In its place it would keep the run from saving these steps again.

@@ -48,17 +48,17 @@ def load_config(location, overrides=()):
     if not os.path.isfile(path):
         raise UserError(f"--config={location}: no file {path!r}")
     for override in overrides:
-        key, equals, _ = override.removeprefix("--config.").partition("=")
-        if not equals:
+        if "=" not in override:
             raise UserError(f"{override} is not of the form --config.key=value")
-        if key not in (known := config_lib.default()):
-            raise config_lib.unknown_key(key, known)
-    argv = ["hsproto", f"--config={location}", *overrides]
+    argv = ["hsproto", f"--config={location}"]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         values(argv)
         config = holder.value
+        for override in overrides:
+            key, _, text = override.removeprefix("--config.").partition("=")
+            config_lib.set_value(config, key, text)
         # A config file that failed to load raises at the first access of a key, not before.
         config_lib.validate(config)
     except UserError as error:
@@ -79,6 +79,10 @@ def run(main):
     except UserError as error:
         print(f"hsproto: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read the output, as `head`, has seen enough; Python's exit would flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise

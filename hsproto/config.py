@@ -8,6 +8,7 @@ A file in `configs/` defines `get_config(arg)`: `default()` with the recipe's va
 import difflib
 import json
 import math
+import re
 
 import ml_collections
 
@@ -56,7 +57,7 @@ _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probabili
 
 # Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
 OPERATIONAL = ("data_dir", "placement", "workers", "log_every", "keep_checkpoints", "tensorboard")
-OPERATIONAL += ("checkpoint_every_epochs",)
+OPERATIONAL += ("checkpoint_every_epochs", "scl_block")
 
 
 def default():
@@ -147,10 +148,15 @@ def with_argument(config, argument=None):
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"config argument {item!r} is not of the form key=value")
-        if key not in config:
-            raise unknown_key(key, config)
-        config[key] = _typed(key, text, config[key])
+        set_value(config, key, text)
     return config
+
+
+def set_value(config, key, text):
+    """Sets a key from text, typed by its default. Raises UserError as `with_argument`."""
+    if key not in config:
+        raise unknown_key(key, config)
+    config[key] = _typed(key, text, config[key])
 
 
 def validate(config):
@@ -213,11 +219,17 @@ def validate(config):
             )
     elif config.queue_momentum:
         raise UserError(f"queue_momentum={config.queue_momentum} needs a queue_size")
+    if 0 < config.load_size < config.image_size:
+        raise UserError(
+            f"config key load_size={config.load_size} must be 0 or at least "
+            f"image_size={config.image_size}, which is cut out of it"
+        )
     if config.schedule == "step" and not config.decay_epochs:
         raise UserError("schedule=step needs decay_epochs, as decay_epochs=60/75/90")
     if config.warmup_epochs >= config.epochs:
         raise UserError(
-            f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}"
+            f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}: a short "
+            "run may do without, warmup_epochs=0"
         )
 
 
@@ -245,6 +257,8 @@ def from_json(text):
     config.crop_on = "device"  # of runs that are older than the key
     try:
         stored = json.loads(text)
+        if not isinstance(stored, dict):
+            raise ValueError("no JSON object")
     except ValueError as error:
         raise UserError(f"the run's config.json is damaged ({error})") from None
     for key, value in stored.items():
@@ -264,7 +278,9 @@ def _typed(key, text, current):
         if isinstance(current, bool):
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if isinstance(current, tuple):
-            return tuple(float(part) for part in text.split("/") if part)
+            # Slashes, as commas part the keys of an argument; an override may be Python's tuple.
+            parts = re.split("[/,]", text.strip("()[] "))
+            return tuple(float(part) for part in parts if part.strip())
         return type(current)(text)
     except (ValueError, KeyError):
         kind = {bool: "true or false", tuple: "numbers joined by /"}.get(

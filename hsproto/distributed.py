@@ -14,6 +14,7 @@ import threading
 import time
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from hsproto.errors import UserError
@@ -62,6 +63,13 @@ def is_main():
     return jax.process_index() == 0
 
 
+def everywhere(holds):
+    """Whether something holds in every process."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
+
+
 def say(text):
     """Prints at once, in one process of all."""
     if is_main():
@@ -101,10 +109,11 @@ def _end_lost(error):
 
 
 class Stop:
-    """Whether the run is to save and end: SIGTERM or SIGINT in a single process, or in any of many.
+    """Whether the run is to save and end: after SIGTERM or SIGINT, where it is of one process, or
+    after SIGTERM to any of several.
 
-    A second SIGINT kills. Of many processes one that gets SIGTERM tells the others, and all stop at
-    the same step (JAX's preemption service, which holds the handler of SIGTERM).
+    A second SIGINT kills. Of several processes the one that gets SIGTERM tells the others, and all
+    stop at the same step (JAX's preemption service, which holds the handler of SIGTERM).
     """
 
     def __enter__(self):

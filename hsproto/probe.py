@@ -214,7 +214,9 @@ def main(argv):
     mesh = sharding.make_mesh()
     config, state, step = state_lib.load(args.workdir, mesh, args.checkpoint)
     # Of what a frozen encoder has no use for.
-    config.update({"microbatches": 1, "sampler": "shuffle", "batch_binding": False})
+    config.update({"microbatches": 1, "loss_groups": 1, "bn_groups": 1})
+    config.update({"queue_size": 0, "queue_momentum": 0.0})
+    config.update({"sampler": "shuffle", "batch_binding": False})
     for key in ("batch_size", "eval_batch_size"):
         sharding.check_divisible(key, config[key], mesh)
     splits = data.load(config)

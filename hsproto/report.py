@@ -15,6 +15,8 @@ from hsproto import cli, geometry
 from hsproto.errors import UserError
 from hsproto.writer import read_metrics
 
+FIGURES = ("cosines.png", "training.png")
+
 # In the order in which a reader asks: is it right, is it collapsed, do prototypes and means agree,
 # do they form a simplex. With what each metric tells, as the table prints it.
 METRICS = {
@@ -77,10 +79,14 @@ def markdown(runs):
     return "\n".join(lines) + "\n"
 
 
+def has_figures(out):
+    return all(os.path.exists(os.path.join(out, name)) for name in FIGURES)
+
+
 def write_figures(workdir, out):
     """Writes cosines.png and training.png of a run into the folder `out`; returns their paths."""
     arrays = read_prototypes(workdir)
-    paths = [os.path.join(out, name) for name in ("cosines.png", "training.png")]
+    paths = [os.path.join(out, name) for name in FIGURES]
     _save(paths[0], cosine_figure(arrays))
     _save(paths[1], training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl"))))
     return paths

@@ -94,10 +94,15 @@ def load(workdir, mesh, step=None):
     path = os.path.join(workdir, "config.json")
     if not os.path.isfile(path):
         raise UserError(f"--workdir={workdir}: no run there (no config.json)")
-    with open(path) as file:
+    with open(path, "rb") as file:
         config = config_lib.from_json(file.read())
+    # A queue's rows need not divide by the devices that only look at the run.
+    whole = sharding.replicated(mesh)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract(config, mesh)
+    )
     with Checkpoints(workdir) as checkpoints:
-        restored = checkpoints.restore(abstract(config, mesh), step)
+        restored = checkpoints.restore(state, step)
     if restored is None:
         raise UserError(f"--workdir={workdir}: the run has no checkpoint yet")
     return config, *restored

@@ -8,11 +8,20 @@ The same command resumes a run that was stopped.
 import argparse
 import math
 import os
-import sys
 
 import jax
 
-from hsproto import architecture, cli, data, distributed, evaluate, feed, report, sharding
+from hsproto import (
+    architecture,
+    cli,
+    data,
+    distributed,
+    evaluate,
+    feed,
+    report,
+    sampler,
+    sharding,
+)
 from hsproto import config as config_lib
 from hsproto import state as state_lib
 from hsproto.checkpoint import Checkpoints
@@ -23,8 +32,8 @@ from hsproto.step import make_train_step
 from hsproto.writer import MetricsWriter, Progress, check_tensorboard, write_text
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss or the gradient of a step is NaN or infinite."""
+class NonFiniteLoss(UserError):
+    """The loss or the gradient of a step is NaN or infinite, and would be so again."""
 
 
 def train(config, workdir, profile_steps=0):
@@ -46,6 +55,15 @@ def train(config, workdir, profile_steps=0):
     config = state_lib.resolve(config, splits, earlier)
     architecture.validate(config, config.num_classes)
     _describe(config, workdir, mesh)
+    if summary := _finished(workdir, config):
+        return summary
+    sampler.make(splits.train, config)  # which refuses what cannot be drawn
+    feeds = evaluate.Feeds(
+        feed.open(splits.train, config, mesh), feed.open(splits.test, config, mesh)
+    )
+    # Only now: input that is refused must not claim the workdir for a config that cannot run.
+    if distributed.is_main():
+        write_text(os.path.join(workdir, "config.json"), config_lib.to_json(config))
 
     with (
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
@@ -57,17 +75,6 @@ def train(config, workdir, profile_steps=0):
         else:
             state, start = restored
             say(f"resuming at step {start}")
-        if start == state_lib.total_steps(config) and os.path.exists(
-            os.path.join(workdir, "summary.json")
-        ):
-            summary = report.read_summary(workdir)
-            say(f"finished already\n{report.table(summary)}")
-            return summary
-        if distributed.is_main():
-            write_text(os.path.join(workdir, "config.json"), config_lib.to_json(config))
-        feeds = evaluate.Feeds(
-            feed.open(splits.train, config, mesh), feed.open(splits.test, config, mesh)
-        )
         evaluator = evaluate.Evaluator(config, feeds, mesh)
         with (
             MetricsWriter(workdir, start, config.tensorboard, distributed.is_main()) as writer,
@@ -168,6 +175,19 @@ class _Loop:
         return found
 
 
+def _finished(workdir, config):
+    """The summary of a run that is finished, with its pictures; None of another one."""
+    if not os.path.exists(os.path.join(workdir, "summary.json")):
+        return None
+    summary = report.read_summary(workdir)
+    if summary["step"] != state_lib.total_steps(config):
+        return None
+    say(f"finished already\n{report.table(summary)}")
+    if distributed.is_main() and not report.has_figures(workdir):
+        report.write_figures(workdir, workdir)
+    return summary
+
+
 def _claim(workdir, config):
     """Makes `workdir`; the config of the run that it holds, or None.
 
@@ -195,7 +215,7 @@ def _claim(workdir, config):
     path = os.path.join(workdir, "config.json")
     if not os.path.exists(path):
         return None
-    with open(path) as file:
+    with open(path, "rb") as file:
         earlier = config_lib.from_json(file.read())
     # What was filled in from the data then is compared when the data are there; not before.
     filled = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
@@ -232,12 +252,8 @@ def main(argv):
     distributed.add_flags(parser)
     args, config = parser.parse_with_config(argv)
     distributed.join(args)
-    try:
-        with distributed.end_where_one_is_lost():
-            train(config, args.workdir, args.profile)
-    except NonFiniteLoss as error:
-        print(f"hsproto: {error}", file=sys.stderr)
-        return 1
+    with distributed.end_where_one_is_lost():
+        train(config, args.workdir, args.profile)
     return 0
 
 

@@ -3,8 +3,8 @@
 #
 #   launch/gpu.sh [--dry-run] [--tries=N] --config=configs/cifar.py:loss=nonl --workdir=runs/cifar
 #
-# All flags but --dry-run and --tries go to `python -m hsproto.train`. A mistake in them (status 2)
-# ends it at once. CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: .venv's where
+# All flags but --dry-run and --tries go to `python -m hsproto.train`. What another try would meet
+# again (status 2) ends it at once. SIGTERM and Ctrl-C let the run save and end. CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: .venv's where
 # there is one).
 set -u
 
@@ -25,10 +25,25 @@ if $dry; then
   exit 0
 fi
 
+child='' stopping=false
+# shellcheck disable=SC2329  # called by the trap
+stop() {
+  stopping=true
+  [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
+}
+trap stop TERM INT
+
 for ((try = 1; try <= tries; try++)); do
-  "${command[@]}" && exit 0
-  status=$?
-  [ "$status" -eq 2 ] && exit 2
+  "${command[@]}" &
+  child=$!
+  while :; do
+    wait "$child"
+    status=$?
+    # A signal ends `wait`, but the run saves first.
+    { [ "$status" -gt 128 ] && kill -0 "$child" 2>/dev/null; } || break
+  done
+  child=''
+  { [ "$status" -eq 0 ] || [ "$status" -eq 2 ] || $stopping; } && exit "$status"
   echo "hsproto: ended with status $status, try $try of $tries" >&2
   sleep 5
 done

@@ -63,11 +63,22 @@ def accuracy(workdir):
         return None
 
 
+def other_config(args, cell, workdir):
+    """Whether a cell was begun by another --config, whose results would pass for this one's."""
+    begun = workdir / "cell.txt"
+    return begun.exists() and begun.read_text() != command(args, cell, workdir)[-2]
+
+
+def begin(args, cell, workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "cell.txt").write_text(command(args, cell, workdir)[-2])
+
+
 def train(args, cell, workdir, gpus):
     """Runs a cell to its end; its status, or None where the sweep was stopped before."""
     if stopping:
         return None
-    workdir.mkdir(parents=True, exist_ok=True)
+    begin(args, cell, workdir)
     gpu = gpus.get()
     environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
     try:
@@ -119,6 +130,10 @@ def main():
             done = "" if name in waiting else "  # finished"
             print(shlex.join(command(args, cell, workdir)) + done)
         return 0
+
+    others = [name for name, (cell, workdir) in grid.items() if other_config(args, cell, workdir)]
+    if others:
+        return usage(f"{args.out / others[0]} holds a run of another --config, take another --out")
 
     slots = args.gpus.split(",") if args.gpus else [None] * args.jobs
     gpus = queue.Queue()

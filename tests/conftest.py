@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The configuration: typed arguments, refused mistakes, a round trip through JSON."""
 
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 
 from hsproto import cli
 from hsproto import config as config_lib
@@ -71,6 +71,7 @@ def test_mistaken_arguments_are_refused_with_the_way_out(argument, told):
         "crop_on=host",
         "source=folder,crop_scale=1/1,crop_on=host",
         "seed=-1",
+        "image_size=8,load_size=4",
     ],
 )
 def test_values_that_cannot_run_are_refused(argument):
@@ -94,9 +95,16 @@ def test_json_keeps_every_value_and_type():
 def test_command_line_overrides_keys_of_the_file():
     config = cli.load_config(
         f"{ROOT}/configs/cifar.py:loss=ntce",
-        ["--config.batch_size=32", "--config.crop_scale=(0.5, 1.0)"],
+        ["--config.batch_size=32", "--config.crop_scale=(0.5, 1.0)", "--config.crop_ratio=0.5/2"],
     )
     assert (config.loss, config.batch_size, config.crop_scale) == ("ntce", 32, (0.5, 1.0))
+    assert config.crop_ratio == (0.5, 2.0)
+
+
+def test_a_damaged_config_of_a_run_is_said_to_be_damaged():
+    for stored in (b"\xff\xfe", b"[1]", b"{", ""):
+        with pytest.raises(UserError, match="config.json is damaged"):
+            config_lib.from_json(stored)
 
 
 @pytest.mark.parametrize(

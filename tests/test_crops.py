@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import ROOT, tiny, tiny_config
+from small_runs import ROOT, tiny, tiny_config
 
 from hsproto import augment, crops, data, decode, feed, sampler, sharding, step, train
 from hsproto import config as config_lib

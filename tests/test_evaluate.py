@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import outcome, tiny_config
+from small_runs import outcome, tiny_config
 
 from hsproto import (
     augment,

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from runs import ROOT, SMALL
+from small_runs import ROOT, SMALL
 
 SHELL = ["launch/gpu.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch", ".ci/run"]
 
@@ -79,14 +79,55 @@ def test_on_a_gpu_a_run_that_died_is_started_again(tmp_path):
     assert done.returncode == 1 and sum(c.startswith("python") for c in calls) == 3
 
 
+def test_a_signal_to_the_gpu_launcher_lets_the_run_save(tmp_path):
+    saved = tmp_path / "saved"
+    python = stand_in(
+        tmp_path, "python",
+        f"trap 'sleep 0.5; echo saved > {saved}; exit 0' TERM\nwhile true; do sleep 0.05; done",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [ROOT / "launch/gpu.sh", "--workdir=x"], env=os.environ | {"PYTHON": str(python)}
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "calls").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0 and saved.exists()
+
+
+def gcloud(state, fails=""):
+    """What stands in for gcloud: a pod's state is `state` once it was created."""
+    return f"""
+case "$*" in
+  *create*) echo {state} > "$0.state" ;;
+  *delete*) rm -f "$0.state" ;;
+  *describe*) cat "$0.state" 2>/dev/null || exit 1 ;;
+  {fails or "never"}) exit 1 ;;
+esac"""
+
+
+def verbs(calls):
+    return [word for c in calls for word in c.split() if word in ("create", "scp", "delete")]
+
+
+def test_a_pod_that_was_preempted_is_created_anew(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    stand_in(tmp_path, "gcloud", gcloud("PREEMPTED", fails="*hsproto.train*"))
+    flags = (*POD, "--spot", "--tries=2", "--config=a.py", "--workdir=w")
+    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    assert done.returncode == 1
+    assert verbs(calls) == ["create", "scp", "delete", "create", "scp", "delete"]
+    assert any("--version=v2-alpha-tpuv5-lite --spot" in c for c in calls)
+
+
 def test_a_pod_is_created_used_and_deleted_also_after_a_failure(tmp_path):
     stand_in(tmp_path, "sleep", "")
-    stand_in(tmp_path, "gcloud", 'case "$*" in *describe*|*hsproto.train*) exit 1 ;; esac')
+    stand_in(tmp_path, "gcloud", gcloud("READY", fails="*hsproto.train*"))
     flags = (*POD, "--tries=2", "--config=a.py", "--workdir=w")
     done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
     assert done.returncode == 1
-    verbs = [word for c in calls for word in c.split() if word in ("create", "scp", "delete")]
-    assert verbs == ["create", "scp", "delete"]
+    assert verbs(calls) == ["create", "scp", "delete"]
     trained = [c for c in calls if "hsproto.train" in c]
     assert len(trained) == 2
     assert "--distributed --config=a.py --workdir=/mnt/hsproto/w" in trained[0]
@@ -107,6 +148,15 @@ def test_a_slurm_job_is_queued_again_until_its_run_is_finished(tmp_path, status,
     assert sum(c == "scontrol requeue 7" for c in calls) == queued
 
 
+def test_a_slurm_job_that_fails_again_and_again_is_given_up(tmp_path):
+    stand_in(tmp_path, "srun", "exit 1")
+    stand_in(tmp_path, "scontrol", "")
+    environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "5"}
+    done, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", **environment)
+    assert done.returncode == 1 and "given up" in done.stderr
+    assert not [c for c in calls if c.startswith("scontrol")]
+
+
 def test_a_sweep_runs_each_cell_once_and_tells_means_over_seeds(tmp_path):
     summary = json.dumps({"test": {"accuracy": 0.5}})
     body = f"""
@@ -123,6 +173,8 @@ echo '{summary}' > "$dir/summary.json\""""
     assert "loss=ntce: 0.5000 (n=1)" in done.stdout
     _, calls = launch(tmp_path, "sweep.py", *flags)
     assert len(calls) == 5, "only the cell that failed is run again"
+    done, _ = launch(tmp_path, "sweep.py", "--config=a.py:x=2", *flags[1:])
+    assert done.returncode == 2 and "another --config" in done.stderr
     done, _ = launch(tmp_path, "sweep.py", *flags, "--grid", "loss")
     assert done.returncode == 2 and "not of the form" in done.stderr
 

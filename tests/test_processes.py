@@ -8,7 +8,7 @@ import time
 
 import forks
 import pytest
-from runs import outcome, tiny
+from small_runs import outcome, tiny
 
 # Nearly all the time here goes into compiling. At a high rate other topologies' rounding grows
 # beyond 1e-5 within twenty steps.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from runs import tiny
+from small_runs import tiny
 
 from hsproto import profile, train
 from hsproto.errors import UserError

@@ -4,7 +4,7 @@ import ast
 import configparser
 import re
 
-from runs import ROOT
+from small_runs import ROOT
 
 from hsproto import config as config_lib
 from hsproto import losses, report

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from runs import ROOT, tiny_config
+from small_runs import ROOT, tiny_config
 
 from hsproto import config as config_lib
 from hsproto import data, feed, losses, models, optim, sharding, step
@@ -59,6 +59,12 @@ MESHES += [(loss, devices) for loss in ("nonl", "scl") for devices in (2, 4)]
 def test_ten_steps_on_any_number_of_devices_are_those_of_one(loss, devices):
     argument = f"loss={loss}"
     assert_same(after_steps(argument, devices, 10), on_one_device(argument, steps=10))
+
+
+@pytest.mark.parametrize("loss", config_lib.LOSSES)
+def test_every_loss_trains(loss):
+    losses, _ = on_one_device(f"loss={loss}", steps=10)
+    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import ROOT, outcome, tiny, tiny_config
+from small_runs import ROOT, outcome, tiny, tiny_config
 
-from hsproto import config as config_lib
 from hsproto import data, evaluate, feed, models, sharding, step, train
 from hsproto import state as state_lib
 from hsproto.errors import UserError
@@ -27,33 +26,6 @@ def resolved(argument="", recipe="digits"):
     config = tiny_config(recipe, argument)
     splits = data.load(config)
     return state_lib.resolve(config, splits), splits
-
-
-def after_steps(config, splits, devices, steps=3):
-    """(params, losses) after some steps on a number of devices."""
-    mesh = sharding.make_mesh(jax.devices()[:devices])
-    step, state = train.make_train_step(config, mesh), state_lib.create(config, mesh)
-    losses = []
-    for batch in feed.open(splits.train, config, mesh).batches(0, steps):
-        state, metrics = step(state, batch)
-        losses.append(float(metrics["loss"]))
-    return jax.device_get(state.params), np.array(losses)
-
-
-@pytest.mark.parametrize("loss", ["nonl", "scl"])
-def test_steps_on_eight_devices_equal_those_on_one(loss):
-    config, splits = resolved(recipe="digits" if loss == "nonl" else "scl_digits")
-    one, losses_of_one = after_steps(config, splits, devices=1)
-    eight, losses_of_eight = after_steps(config, splits, devices=8)
-    np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), eight, one)
-
-
-@pytest.mark.parametrize("loss", config_lib.LOSSES)
-def test_every_loss_trains(loss):
-    config, splits = resolved(f"loss={loss},warmup_epochs=0")
-    _, losses = after_steps(config, splits, devices=1, steps=10)
-    assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
 
 
 def test_the_loss_of_a_step_is_the_named_loss_of_the_model(monkeypatch):
@@ -92,11 +64,21 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
         assert arrays["prototypes"].shape == (10, 12)
         assert list(arrays["class_names"]) == [str(i) for i in range(10)]
 
-    # The same command again has nothing left to do, and a changed config is another run.
-    again = train.train(config, tmp_path)
-    assert again["test"] == summary["test"] and "finished already" in capsys.readouterr().out
+    # The same command again draws the pictures that are missing, if any, and has nothing else to
+    # do; a changed config is another run.
+    os.remove(tmp_path / "cosines.png")
+    again, told = train.train(config, tmp_path), capsys.readouterr().out
+    assert again["test"] == summary["test"]
+    assert "finished already" in told and "resuming" not in told
+    assert (tmp_path / "cosines.png").exists()
     with pytest.raises(UserError, match="another config.*temperature"):
         train.train(tiny_config(argument="temperature=0.5"), tmp_path)
+
+
+def test_input_that_is_refused_does_not_claim_the_workdir(tmp_path):
+    with pytest.raises(UserError, match="batch_binding"):
+        train.train(tiny_config(argument="batch_binding=true,batch_size=8"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_counts_every_image_once():
