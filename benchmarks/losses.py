@@ -14,18 +14,16 @@ times taken within a second or so of each other: a busy machine slows both.
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import sys
-import time
 
 # torch's waiting threads would otherwise keep a core from whatever is timed next.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 
 from hsproto import losses
@@ -36,10 +34,9 @@ try:
 except ImportError:
     torch = None
 try:
-    import pytorch_metric_learning as pml
     from pytorch_metric_learning.losses import NormalizedSoftmaxLoss, SupConLoss
 except ImportError:
-    pml = None
+    NormalizedSoftmaxLoss = None
 
 TEMPERATURE = 0.1
 SHAPES = ((512, 10, 512), (512, 100, 512), (8192, 100, 512), (4096, 1000, 2048))
@@ -54,7 +51,6 @@ PROTOTYPE_LOSSES = (
     "dot_regression",
 )
 BATCH_LOSSES = ("scl", "prototype_softmax")
-SLOW = 0.5  # seconds a call, from which on a few rounds must do
 COLUMNS = ("textbook", "torch", "pml")
 
 
@@ -249,7 +245,7 @@ def contestants(names, shape):
         calls[name, "textbook"] = jax_call(textbook(name), arguments, argnums)
         if torch:
             calls[name, "torch"] = torch_call(in_torch(name), arguments, argnums)
-        if torch and pml and (mean := pml_mean(name, arguments[1])):
+        if torch and NormalizedSoftmaxLoss and (mean := pml_mean(name, arguments[1])):
             calls[name, "pml"] = torch_call(mean, arguments, argnums)
         value = float(calls[name, "ours"]())
         for variant in COLUMNS:
@@ -260,30 +256,6 @@ def contestants(names, shape):
         if name != "prototype_softmax":
             calls.setdefault(("products", "ours"), products(arguments, argnums))
     return calls
-
-
-def measure(calls, rounds, slow_rounds):
-    """{key: seconds a call, one for each round}; short calls are repeated to fill 0.1 s."""
-
-    def seconds(call, repeats):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return (time.perf_counter() - start) / repeats
-
-    repeats, taken = {}, {}
-    for key, call in calls.items():
-        call()
-        once = seconds(call, 1)
-        repeats[key] = max(1, min(50, int(0.1 / once)))
-        taken[key] = slow_rounds if once > SLOW else rounds
-    times = {key: [] for key in calls}
-    for turn in range(rounds):
-        for key, call in calls.items():
-            if turn < taken[key]:
-                call()  # what ran before has emptied the caches and given back its memory
-                times[key].append(seconds(call, repeats[key]))
-    return times
 
 
 def ratio(times, over, under):
@@ -336,14 +308,6 @@ def show(rows):
         print("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |")
 
 
-def processor():
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="losses, separated by commas")
@@ -368,31 +332,18 @@ def main():
         plan += [(batch_losses, (rows, VIEW_CLASSES, VIEW_DIMS)) for rows in views]
 
     report = {
-        "command": " ".join(["python", *sys.argv]),
-        "machine": {
-            "processor": processor(),
-            "cores": len(os.sched_getaffinity(0)),
-            "devices": [d.device_kind for d in jax.devices()],
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "torch": torch and torch.__version__,
-            "pytorch_metric_learning": pml and pml.__version__,
-        },
+        **measuring.environment("torch", "pytorch-metric-learning"),
         "temperature": TEMPERATURE,
         "rounds": rounds,
         "rows": [],
     }
     for names, shape in plan:
-        times = measure(contestants(names, shape), rounds, min(rounds, 5))
+        times = measuring.in_turns(contestants(names, shape), rounds, slow_rounds=5)
         report["rows"] += rows_of(times, names, shape)
         print(f"measured {shape}, {len(names)} losses", file=sys.stderr, flush=True)
     show(report["rows"])
     print({k: report[k] for k in ("command", "machine", "versions", "rounds")})
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump(report, file, indent=1)
+    measuring.write(options.out, report)
 
 
 if __name__ == "__main__":

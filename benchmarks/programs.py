@@ -1,0 +1,125 @@
+"""The losses and the training step, compiled from shapes alone for one device or for a mesh."""
+
+import jax
+import jax.numpy as jnp
+import measuring
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from hsproto import config as config_lib
+from hsproto import losses, sharding, state, step
+
+TEMPERATURE = 0.1
+_ROWS, _WHOLE = PartitionSpec("data"), PartitionSpec()
+
+
+def inputs(name, batch, classes, dims, mesh=None):
+    """Shapes of (features, prototypes, labels), placed on a mesh if there is one."""
+    classes = 1 if name == "scl" else classes  # which has no use for prototypes
+    return [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=mesh and NamedSharding(mesh, spec))
+        for shape, dtype, spec in (
+            ((batch, dims), jnp.float32, _ROWS),
+            ((classes, dims), jnp.float32, _WHOLE),
+            ((batch,), jnp.int32, _ROWS),
+        )
+    ]
+
+
+def fill(shapes, classes):
+    """Random arrays for `inputs`, placed as those say; neighbours share a class."""
+    rng = np.random.default_rng(0)
+
+    def array(x):
+        if x.dtype == jnp.int32:
+            values = (np.arange(x.shape[0]) // 2 % classes).astype(np.int32)
+        else:
+            values = rng.standard_normal(x.shape, np.float32)
+        return jax.device_put(values, x.sharding)
+
+    return [array(x) for x in shapes]
+
+
+def loss(name, batch, classes, dims, mesh=None, block_size=None):
+    """Value and gradient of a mean loss, compiled; on a mesh inside `jax.shard_map`."""
+    axis_name = "data" if mesh else None
+    keywords = dict(temperature=TEMPERATURE)
+    if name in ("ntce", "nonl", "scl"):
+        keywords["axis_name"] = axis_name
+
+    def mean(features, prototypes, labels):
+        if name == "scl":
+            found = losses.scl(features, labels, block_size=block_size, **keywords)
+        else:
+            found = getattr(losses, name)(features, prototypes, labels, **keywords)
+        return found.mean(axis_name)
+
+    argnums = (0,) if name == "scl" else (0, 1)
+    return differentiated(mean, inputs(name, batch, classes, dims, mesh), mesh, argnums)
+
+
+def differentiated(mean, shapes, mesh=None, argnums=(0, 1)):
+    if mesh:
+        specs = (_ROWS, _WHOLE, _ROWS)
+        mean = jax.shard_map(mean, mesh=mesh, in_specs=specs, out_specs=_WHOLE)
+    return jax.jit(jax.value_and_grad(mean, argnums=argnums)).lower(*shapes).compile()
+
+
+def caller(program, arrays):
+    return lambda: jax.block_until_ready(program(*arrays))
+
+
+def needed(program):
+    """Bytes of a program's arguments, results and temporaries on a device."""
+    m = program.memory_analysis()
+    return m.argument_size_in_bytes + m.output_size_in_bytes + m.temp_size_in_bytes
+
+
+def temporaries(program):
+    """MiB of temporaries of a program on a device."""
+    return program.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def exchange(program, mesh, classes, dims):
+    """(collectives of the loss itself, those that sum the prototypes' gradient)."""
+    found = measuring.collectives(program, mesh.size)
+    gradient = [c for c in found if sorted(c.shape) == sorted((classes, dims))]
+    return [c for c in found if c not in gradient], gradient
+
+
+def train_step(mesh, batch, **values):
+    """(compiled training step, its config) of `batch` images of CIFAR's shape, unless told."""
+    config = config_lib.default()
+    config.update(dict(dataset="cifar10", num_classes=10, num_examples=50_000, batch_size=batch))
+    config.update(values)
+    config_lib.validate(config)
+    n = config.microbatches
+    rows = (batch,) if n == 1 else (n, batch // n)
+    where = sharding.over_batch(mesh, axis=int(n > 1))
+    images = (*rows, config.image_size, config.image_size, config.channels)
+    shapes = {
+        "image": jax.ShapeDtypeStruct(images, jnp.uint8, sharding=where),
+        "label": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=where),
+    }
+    lowered = step.make_train_step(config, mesh).lower(state.abstract(config, mesh), shapes)
+    return lowered.compile(), config
+
+
+def images(config, mesh):
+    """A batch of random images and labels on the devices."""
+    rng = np.random.default_rng(0)
+    shape = (config.batch_size, config.image_size, config.image_size, config.channels)
+    labels = rng.integers(0, config.num_classes, config.batch_size, np.int32)
+    batch = {"image": rng.integers(0, 256, shape, np.uint8), "label": labels}
+    return jax.device_put(batch, sharding.over_batch(mesh))
+
+
+def step_caller(program, config, mesh):
+    """A call of one training step on one batch; each goes on from the state of the last."""
+    batch, current = images(config, mesh), [state.create(config, mesh)]
+
+    def call():
+        current[0], metrics = program(current[0], batch)
+        return jax.block_until_ready(metrics)
+
+    return call
