@@ -38,17 +38,17 @@ import ring
 from hsproto import sharding
 
 SECTIONS = ("loss", "weak", "memory", "scl", "projection")
-NAMES = ("ntce", "nonl", "normface")
+NAMES = ("ntce", "nonl", "normface", "scl")
 HEAD_DIMS, BLOCK = 128, 1024  # of SCL
 GIB = 2**30
 
 
 def matmul_speed():
     """FLOP/s of a float32 matrix product on one device."""
-    a = jnp.ones((2048, 2048))
+    a = jnp.ones((1024, 1024))
     product = jax.jit(jnp.matmul)
     times = measuring.in_turns({"": lambda: product(a, a).block_until_ready()}, 5)[""]
-    return 2 * 2048**3 / statistics.median(times)
+    return 2 * 1024**3 / statistics.median(times)
 
 
 def too_much(options, flops, size):
@@ -63,8 +63,10 @@ def too_much(options, flops, size):
 def loss_section(options):
     mesh = sharding.make_mesh()
     rows = []
-    cells = [(NAMES, b, k, options.dims) for b in options.batches for k in options.classes]
-    cells += [(("scl",), b, 10, HEAD_DIMS) for b in options.batches]
+    names = [name for name in options.losses if name != "scl"]
+    cells = [(names, b, k, options.dims) for b in options.batches for k in options.classes]
+    if "scl" in options.losses:
+        cells += [(["scl"], b, 10, HEAD_DIMS) for b in options.batches]
     for names, batch, classes, dims in cells:
         calls, found = {}, {}
         for name in names:
@@ -106,9 +108,9 @@ def loss_section(options):
 
 def weak_section(options):
     classes = options.weak_classes
-    counts = [n for n in (1, 2, 4, 8) if n <= jax.device_count()]
+    counts = [n for n in options.devices if n <= jax.device_count()]
     calls, rows = {}, []
-    for name in ("ntce", "nonl", "normface", "scl", "training step"):
+    for name in (*options.losses, *["training step"] * bool(options.step_rows)):
         for devices in counts:
             mesh = sharding.make_mesh(jax.devices()[:devices])
             if name == "training step":
@@ -213,7 +215,7 @@ def ring_rows(options):
         del prototypes
         return ring.scl_mean(features, labels, programs.TEMPERATURE, "data")
 
-    for views in (options.views, 2 * options.views):
+    for views in options.ring_views:
         shapes = programs.inputs("scl", views, 1, HEAD_DIMS, mesh)
         arrays = programs.fill(shapes, options.scl_classes)
         eighth = max(1, views // mesh.size // 8)
@@ -260,26 +262,30 @@ def projection_section(options):
 
 def main(argv=None):
     numbers = lambda text: tuple(int(part) for part in text.split(",") if part)  # noqa: E731
+    names = lambda text: tuple(text.split(","))  # noqa: E731
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = functools.partial(parser.add_argument, type=int)
     add("--only", type=str, default=",".join(SECTIONS), help="sections, separated by commas")
     add("--json", type=str, help="file to write")
+    add("--losses", type=names, default=NAMES, help=f"of {', '.join(NAMES)}")
     add("--rounds", default=7, help="in which everything is timed in turn")
     add("--max_seconds", type=float, default=20.0)
     add("--max_gib", type=float, default=12.0)
     add("--batches", type=numbers, default=(512, 2048, 8192, 32768, 65536))
     add("--classes", type=numbers, default=(10, 100, 1000, 21000))
     add("--dims", default=512)
+    add("--devices", type=numbers, default=(1, 2, 4, 8), help="in `weak`; starts with 1")
     add("--rows", default=1024, help="of a device, in `weak`")
     add("--weak_classes", default=1000)
-    add("--step_rows", default=64, help="images of a device, in `weak`")
+    add("--step_rows", default=64, help="images of a device, in `weak`; 0: no training step")
     add("--step_batch", default=2048, help="images, in `memory`")
     add("--microbatches", default=8)
     add("--width", default=64, help="of ResNet-18, in `memory`")
     add("--dtypes", type=str, default="float32,bfloat16")
     add("--views", default=8192, help="2B, in `scl`")
+    add("--ring_views", type=numbers, default=(8192, 16384))
     add("--large_views", default=65536)
     add("--scl_classes", default=100)
     add("--blocks", type=numbers, default=(256, 512, 1024, 2048))
@@ -289,6 +295,10 @@ def main(argv=None):
     only = options.only.split(",")
     if unknown := set(only) - set(SECTIONS):
         parser.error(f"--only: {', '.join(sorted(unknown))}; known are {', '.join(SECTIONS)}")
+    if unknown := set(options.losses) - set(NAMES):
+        parser.error(f"--losses: {', '.join(sorted(unknown))}; known are {', '.join(NAMES)}")
+    if options.devices[0] != 1:
+        parser.error("--devices must start with 1, which the others are held against")
     report = measuring.environment("numpy") | {"options": vars(options).copy(), "sections": {}}
     if "loss" in only:
         options.speed = report["matmul_flops"] = matmul_speed()
