@@ -65,8 +65,15 @@ def differentiated(mean, shapes, mesh=None, argnums=(0, 1)):
     return jax.jit(jax.value_and_grad(mean, argnums=argnums)).lower(*shapes).compile()
 
 
-def caller(program, arrays):
-    return lambda: jax.block_until_ready(program(*arrays))
+def caller(program, arrays, times=1):
+    """A call that runs a program a number of times and waits for the last."""
+
+    def call():
+        for _ in range(times):
+            found = program(*arrays)
+        return jax.block_until_ready(found)
+
+    return call
 
 
 def needed(program):
@@ -87,13 +94,13 @@ def exchange(program, mesh, classes, dims):
     return [c for c in found if c not in gradient], gradient
 
 
-def train_step(mesh, batch, **values):
-    """(compiled training step, its config) of `batch` images of CIFAR's shape, unless told."""
+def train_step(mesh, **values):
+    """(compiled training step, its config) of CIFAR-10's recipe with other values of its keys."""
     config = config_lib.default()
-    config.update(dict(dataset="cifar10", num_classes=10, num_examples=50_000, batch_size=batch))
+    config.update(dict(dataset="cifar10", num_classes=10, num_examples=50_000))
     config.update(values)
     config_lib.validate(config)
-    n = config.microbatches
+    n, batch = config.microbatches, config.batch_size
     rows = (batch,) if n == 1 else (n, batch // n)
     where = sharding.over_batch(mesh, axis=int(n > 1))
     images = (*rows, config.image_size, config.image_size, config.channels)
@@ -114,12 +121,13 @@ def images(config, mesh):
     return jax.device_put(batch, sharding.over_batch(mesh))
 
 
-def step_caller(program, config, mesh):
-    """A call of one training step on one batch; each goes on from the state of the last."""
+def step_caller(program, config, mesh, steps=1):
+    """A call of training steps on one batch, each from the state of the last; waits for the end."""
     batch, current = images(config, mesh), [state.create(config, mesh)]
 
     def call():
-        current[0], metrics = program(current[0], batch)
+        for _ in range(steps):
+            current[0], metrics = program(current[0], batch)
         return jax.block_until_ready(metrics)
 
     return call

@@ -116,7 +116,7 @@ def weak_section(options):
             if name == "training step":
                 batch = options.step_rows * devices
                 small = dict(backbone="convnet", width=32, image_size=16, crop_scale=(1.0, 1.0))
-                program, config = programs.train_step(mesh, batch, **small)
+                program, config = programs.train_step(mesh, batch_size=batch, **small)
                 calls[name, devices] = programs.step_caller(program, config, mesh)
             else:
                 batch = options.rows * devices
@@ -151,7 +151,11 @@ def memory_section(options):
         for n in (1, options.microbatches):
             start = time.perf_counter()
             program, config = programs.train_step(
-                mesh, options.step_batch, microbatches=n, dtype=dtype, width=options.width
+                mesh,
+                batch_size=options.step_batch,
+                microbatches=n,
+                dtype=dtype,
+                width=options.width,
             )
             temporaries[n] = programs.temporaries(program)
             rows.append(
