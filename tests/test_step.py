@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +47,7 @@ on_one_device = functools.cache(after_steps)
 
 def assert_same(found, expected):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found[1], expected[1]
-    )
+    chex.assert_trees_all_close(found[1], expected[1], rtol=1e-5, atol=1e-5)
 
 
 MESHES = [(loss, 8) for loss in config_lib.LOSSES]
