@@ -6,9 +6,9 @@ python -m hsproto.probe --workdir=runs/scl_digits --learning_rate=0.5
 The first trains the encoder with its head; its classifier is the fixed prototypes. The second
 compares that with linear probing.
 
-To expect, after less than a minute on two cores: test accuracy 0.992 by fixed prototypes, and within
-0.003 of that by linear probes; classes collapsed (instance alignment 0.009 on the training set), their
-means of effective rank 7.7 of 9.
+To expect, after less than a minute on two cores: test accuracy 0.992 by fixed prototypes, and
+within 0.003 of that by linear probes; classes collapsed (instance alignment 0.009 on the training
+set), their means of effective rank 7.7 of 9.
 """
 
 from hsproto.config import default, with_argument
