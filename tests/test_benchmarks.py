@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from jax import lax
 from jax.sharding import PartitionSpec
-from runs import ROOT
+from small_runs import ROOT
 
 from hsproto import sharding
 
