@@ -7,7 +7,7 @@
 All other flags go to `python -m hsproto.train`, or to another module named by --module. Lines of
 process i begin with [i]. SIGTERM and Ctrl-C go to one process, as a preemption does; all of them
 save and end. Where one is lost the others end too. Status: 0 when all ended with 0, 2 for a mistake
-in the flags, else 1.
+in the flags, else 1. PYTHON names the interpreter (default: .venv's where there is one).
 """
 
 import argparse
@@ -23,6 +23,13 @@ import threading
 GRACE_SECONDS = 60
 
 
+def interpreter():
+    """$PYTHON, the virtual environment that this runs in, .venv's, or the one that runs this."""
+    own = sys.executable if sys.prefix != sys.base_prefix else None
+    there = ".venv/bin/python" if os.path.exists(".venv/bin/python") else sys.executable
+    return os.environ.get("PYTHON") or own or there
+
+
 def free_port():
     with socket.socket() as sock:
         sock.bind(("localhost", 0))
@@ -33,7 +40,7 @@ def commands(args, flags):
     """The command line of each process."""
     where = f"localhost:{args.port or free_port()}"
     return [
-        [sys.executable, "-m", args.module, *flags]
+        [interpreter(), "-m", args.module, *flags]
         + [f"--coordinator={where}", f"--num_processes={args.processes}", f"--process_id={i}"]
         for i in range(args.processes)
     ]

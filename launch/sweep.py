@@ -9,7 +9,8 @@ same command goes on where it was stopped: finished cells are passed over, begun
 value of a tuple is written with slashes (decay_epochs=60/75/90).
 
 --launcher is the command that trains, to which --config and --workdir are added; by default
-`python -m hsproto.train` of this interpreter. On other machines for example
+`python -m hsproto.train`, where PYTHON names the interpreter (default: .venv's where there is one).
+On other machines for example
 --launcher="sbatch --wait launch/slurm.sbatch" or --launcher="launch/simulate_pod.py --devices=1".
 Status: 0 when all cells are finished, 2 for a mistake in the flags, else 1.
 """
@@ -30,6 +31,13 @@ import time
 
 running = set()
 stopping = False
+
+
+def interpreter():
+    """$PYTHON, the virtual environment that this runs in, .venv's, or the one that runs this."""
+    own = sys.executable if sys.prefix != sys.base_prefix else None
+    there = ".venv/bin/python" if os.path.exists(".venv/bin/python") else sys.executable
+    return os.environ.get("PYTHON") or own or there
 
 
 def cells(args):
@@ -118,7 +126,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0..N-1 of each cell")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
-    parser.add_argument("--launcher", default=shlex.join([sys.executable, "-m", "hsproto.train"]))
+    parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
     parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
     args = parser.parse_args()
     if args.seeds < 1 or args.jobs < 1:

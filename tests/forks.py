@@ -6,7 +6,9 @@ import sys
 import time
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["hsproto.train"])
+_context.set_forkserver_preload(
+    ["hsproto.train", "matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection"]
+)
 
 
 def start(arguments, environment, log):
@@ -32,8 +34,6 @@ def _run(arguments, environment, log):
     from hsproto import cli, train
 
     jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
-    jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

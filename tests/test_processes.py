@@ -60,16 +60,16 @@ def assert_close(found, expected):
 
 
 @pytest.fixture(scope="module")
-def on_one(tmp_path_factory, compilation_cache):
+def on_one(tmp_path_factory, child_environment):
     workdir = tmp_path_factory.mktemp("on_one")
-    finish(workdir, compilation_cache)
+    finish(workdir, child_environment)
     return outcome(workdir)
 
 
 @pytest.fixture(scope="module")
-def on_four(tmp_path_factory, compilation_cache):
+def on_four(tmp_path_factory, child_environment):
     workdir = tmp_path_factory.mktemp("on_four")
-    finish(workdir, compilation_cache, processes=4)
+    finish(workdir, child_environment, processes=4)
     return outcome(workdir)
 
 
@@ -78,10 +78,10 @@ def test_four_processes_are_one(on_four, on_one):
 
 
 def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
-    tmp_path, on_four, compilation_cache
+    tmp_path, on_four, child_environment
 ):
     workdir = tmp_path / "run"
-    run = start(workdir, compilation_cache, processes=4)
+    run = start(workdir, child_environment, processes=4)
     forks.wait_for(run[0], lambda: lines_of(workdir) > 10)
     run[2].kill()
     killed = time.monotonic()
@@ -89,32 +89,32 @@ def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
     assert statuses[2] == -signal.SIGKILL and statuses.count(1) == 3, told
     assert time.monotonic() - killed < 60
     assert "lost another one and ends; the same command resumes" in told[0], told
-    told = finish(workdir, compilation_cache, processes=4)
+    told = finish(workdir, child_environment, processes=4)
     assert "resuming at step" in told[0]
     assert outcome(workdir) == on_four
 
 
-def test_sigterm_to_one_of_four_saves_all_and_two_can_go_on(tmp_path, on_one, compilation_cache):
+def test_sigterm_to_one_of_four_saves_all_and_two_can_go_on(tmp_path, on_one, child_environment):
     workdir = tmp_path / "run"
-    run = start(workdir, compilation_cache, processes=4)
+    run = start(workdir, child_environment, processes=4)
     forks.wait_for(run[0], lambda: lines_of(workdir) > 10)
     run[1].terminate()
     statuses, told = end(workdir, run, seconds=60)
     assert statuses == [0] * 4 and "saved; the same command resumes" in told[0], told
     stopped = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["step"]
     assert max(map(int, os.listdir(workdir / "checkpoints"))) == stopped
-    told = finish(workdir, compilation_cache, processes=2, devices=2)
+    told = finish(workdir, child_environment, processes=2, devices=2)
     assert f"resuming at step {stopped}" in told[0]
     assert_close(outcome(workdir), on_one)
 
 
-def test_a_run_goes_on_with_fewer_devices(tmp_path, on_one, compilation_cache):
+def test_a_run_goes_on_with_fewer_devices(tmp_path, on_one, child_environment):
     workdir = tmp_path / "run"
     for devices, lines in ((8, 8), (4, 20)):
-        run = start(workdir, compilation_cache, devices=devices)
+        run = start(workdir, child_environment, devices=devices)
         forks.wait_for(run[0], lambda n=lines: lines_of(workdir) > n)
         run[0].terminate()
         statuses, told = end(workdir, run)
         assert statuses == [0] and "saved" in told[0], told
-    assert "resuming" in finish(workdir, compilation_cache)[0]
+    assert "resuming" in finish(workdir, child_environment)[0]
     assert_close(outcome(workdir), on_one)

@@ -70,7 +70,7 @@ def test_every_loss_trains(loss):
     ("processes", "devices", "losses"), [(2, 2, config_lib.LOSSES), (4, 1, ("nonl", "scl"))]
 )
 def test_ten_steps_in_several_processes_are_those_of_one(
-    processes, devices, losses, tmp_path, compilation_cache
+    processes, devices, losses, tmp_path, child_environment
 ):
     """Real processes over loopback, each with devices of its own."""
     command = [sys.executable, ROOT / "launch" / "simulate_pod.py"]
@@ -78,7 +78,7 @@ def test_ten_steps_in_several_processes_are_those_of_one(
     done = subprocess.run(
         [*command, f"--out={tmp_path}/found.npz", "--losses", *losses],
         cwd=ROOT,
-        env=compilation_cache | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
+        env=child_environment | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True,
         text=True,
         timeout=500,

@@ -124,30 +124,30 @@ def wait_for(process, condition, seconds=120):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, compilation_cache):
+def undisturbed(tmp_path_factory, child_environment):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    process = start([f"--config={tiny()}", f"--workdir={workdir}"], compilation_cache)
+    process = start([f"--config={tiny()}", f"--workdir={workdir}"], child_environment)
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
     return outcome(workdir)
 
 
-def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, compilation_cache):
+def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, child_environment):
     arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
     metrics = tmp_path / "metrics.jsonl"
-    process = start(arguments, compilation_cache)
+    process = start(arguments, child_environment)
     wait_for(process, lambda: metrics.exists() and metrics.read_text().count("\n") > 10)
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and "saved" in told, told
     assert not (tmp_path / "summary.json").exists()
-    told, _ = (resumed := start(arguments, compilation_cache)).communicate(timeout=300)
+    told, _ = (resumed := start(arguments, child_environment)).communicate(timeout=300)
     assert resumed.returncode == 0 and "resuming at step" in told, told
     assert outcome(tmp_path) == undisturbed
 
 
 def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
-    tmp_path, undisturbed, compilation_cache
+    tmp_path, undisturbed, child_environment
 ):
     """Twice between saves, and twenty times inside one."""
     arguments = [f"--config={tiny()}", "--config.checkpoint_every_epochs=0.1"]
@@ -157,7 +157,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
     inside = 0
     for attempt in range(22):
         lines = _lines(metrics) if metrics.exists() else 0
-        run = forks.start(arguments, compilation_cache, tmp_path.with_suffix(".log"))
+        run = forks.start(arguments, child_environment, tmp_path.with_suffix(".log"))
         if attempt < 2:
             forks.wait_for(run, lambda n=lines: metrics.exists() and _lines(metrics) > n + 5)
         else:  # Orbax's folder of an uncommitted checkpoint is there
@@ -168,7 +168,7 @@ def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
         inside += any(checkpoints.glob("*tmp*"))
         assert not (tmp_path / "summary.json").exists(), "the run is too short for so many kills"
     assert inside > 5, "most kills came too late"
-    told, _ = (resumed := start(arguments, compilation_cache)).communicate(timeout=300)
+    told, _ = (resumed := start(arguments, child_environment)).communicate(timeout=300)
     assert resumed.returncode == 0, told
     assert outcome(tmp_path) == undisturbed
 
@@ -225,10 +225,10 @@ def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
     assert len(list((tmp_path / "checkpoints").glob("unreadable_*"))) == 1
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, compilation_cache):
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, child_environment):
     """For 40 steps no file beyond 40 KB can be written, as on a disk that is full for a while."""
     config = tiny(argument="width=24,epochs=6,keep_checkpoints=99")
-    process, told = start([f"--config={config}", f"--workdir={tmp_path}"], compilation_cache), []
+    process, told = start([f"--config={config}", f"--workdir={tmp_path}"], child_environment), []
     # Read as it comes: TensorStore prints more than a pipe holds.
     reader = threading.Thread(target=lambda: told.append(process.stdout.read()))
     reader.start()
