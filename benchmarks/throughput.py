@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import measuring
 import programs
 
-from hsproto import models, sharding
+from hsproto import architecture, models, sharding
 
 CASES = {
     "resnet18": dict(stem="cifar", image_size=32, num_classes=100, batch_size=512),
@@ -93,7 +93,7 @@ def torch_calls(config, batch, options):
     if backend == "tpu" or (backend == "gpu" and not torch.cuda.is_available()):
         return {}, dict.fromkeys(both, f"torch has no {backend} here")
     torch.manual_seed(0)
-    calls, missing, dims = {}, {}, models.feature_dim(config)
+    calls, missing, dims = {}, {}, architecture.feature_dim(config)
     for name in both:
         bfloat16 = name == COMPILED
         try:
@@ -114,7 +114,7 @@ def measure(case, options):
     values = settings(case, options)
     program, config = programs.train_step(mesh, **values)
     batch = jax.device_get(programs.images(config, mesh))
-    dims = models.feature_dim(config)
+    dims = architecture.feature_dim(config)
     shapes = options.loss, config.batch_size, config.num_classes, dims
     arrays = programs.fill(programs.inputs(*shapes), config.num_classes)
     calls = {

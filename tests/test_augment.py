@@ -68,7 +68,8 @@ def test_a_crop_box_is_cut_out_and_resized_as_pillow_does(draws):
         expected = Image.fromarray(cut[..., channel]).resize(
             (size, size), Image.Resampling.BILINEAR
         )
-        np.testing.assert_allclose(found[channel], np.asarray(expected), atol=2e-6)
+        # A level of 8 bits is 4e-3; what is left is float32 rounding of positions up to the side.
+        np.testing.assert_allclose(found[channel], np.asarray(expected), atol=5e-6)
 
 
 @pytest.fixture(scope="module")
