@@ -66,17 +66,12 @@ def test_every_loss_trains(loss):
     assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices", "losses"), [(2, 2, config_lib.LOSSES), (4, 1, ("nonl", "scl"))]
-)
-def test_ten_steps_in_several_processes_are_those_of_one(
-    processes, devices, losses, tmp_path, child_environment
-):
-    """Real processes over loopback, each with devices of its own."""
-    command = [sys.executable, ROOT / "launch" / "simulate_pod.py"]
-    command += [f"--processes={processes}", f"--devices={devices}", "--module=steps_in_processes"]
+def test_ten_steps_in_several_processes_are_those_of_one(tmp_path, child_environment):
+    """Two real processes over loopback, each with two devices; `test_processes` has four."""
+    command = [sys.executable, ROOT / "launch" / "simulate_pod.py", "--processes=2", "--devices=2"]
+    command += ["--module=steps_in_processes", f"--out={tmp_path}/found.npz"]
     done = subprocess.run(
-        [*command, f"--out={tmp_path}/found.npz", "--losses", *losses],
+        [*command, "--losses", *config_lib.LOSSES],
         cwd=ROOT,
         env=child_environment | {"PYTHONPATH": f"{ROOT}:{ROOT}/tests"},
         capture_output=True,
@@ -85,7 +80,7 @@ def test_ten_steps_in_several_processes_are_those_of_one(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     with np.load(tmp_path / "found.npz") as found:
-        for loss in losses:
+        for loss in config_lib.LOSSES:
             expected = on_one_device(f"loss={loss}", steps=10)
             leaves, shape = jax.tree.flatten(expected[1])
             leaves = [found[f"{loss}/{i}"] for i in range(len(leaves))]
