@@ -219,8 +219,8 @@ def _digits(config):
     train, test = map(np.sort, parts)
     names = [str(digit) for digit in digits.target_names]
     return Splits(
-        _array_source(images[train], digits.target[train], names, "digits", config),
-        _array_source(images[test], digits.target[test], names, "digits", config),
+        array_source(images[train], digits.target[train], names, "digits", config),
+        array_source(images[test], digits.target[test], names, "digits", config),
     )
 
 
@@ -252,12 +252,17 @@ def _arrays(config):
         )
     names = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
     return Splits(
-        _array_source(*arrays[:2], names, f"{path}: train", config),
-        _array_source(*arrays[2:], names, f"{path}: test", config),
+        array_source(*arrays[:2], names, f"{path}: train", config),
+        array_source(*arrays[2:], names, f"{path}: test", config),
     )
 
 
-def _array_source(images, labels, names, place, config):
+def array_source(images, labels, names, place, config):
+    """An `ArraySource` of images uint8 [N, H, W(, C)] and labels [N], which index `names`.
+
+    Raises UserError, which says `place`, where type, shape, channels, size or a label is not what
+    `config` says.
+    """
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
             f"{place} images must be uint8 [N, H, W] or [N, H, W, C]; "
@@ -310,27 +315,32 @@ def _folder(config):
     if not tests:
         raise UserError(f"{root} holds no test or val folder: expected test/<class>/<image files>")
     train, test = root / "train", tests[0]
-    names = _class_folders(train)
+    names = class_folders(train)
     if not names:
         raise UserError(f"{train} holds no class folder: expected <class>/<image files>")
-    different = sorted(set(names) ^ set(_class_folders(test)))
+    different = sorted(set(names) ^ set(class_folders(test)))
     if different:
         raise UserError(
             f"{train} and {test} must have the same classes; only one of them has "
             f"{', '.join(different[:3])}{' ...' if len(different) > 3 else ''}"
         )
-    return Splits(_folder_source(train, names, config), _folder_source(test, names, config))
+    return Splits(folder_source(train, names, config), folder_source(test, names, config))
 
 
-def _class_folders(path):
+def class_folders(path):
+    """The names of the folders in `path`, sorted; hidden ones do not count."""
     folders = (entry.name for entry in os.scandir(path) if entry.is_dir())
     return sorted(name for name in folders if not name.startswith("."))
 
 
-def _folder_source(path, names, config):
+def folder_source(path, names, config):
+    """A `FolderSource` of path/<class>/*, classes in the order of `names`.
+
+    Raises UserError where a class has no image.
+    """
     paths, labels = [], []
     for label, name in enumerate(names):
-        found = _image_files(path / name)
+        found = image_files(path / name)
         if not found:
             raise UserError(
                 f"{path / name} holds no image ({' '.join(IMAGE_SUFFIXES)}): fill or remove it"
@@ -340,7 +350,8 @@ def _folder_source(path, names, config):
     return FolderSource(paths, labels, names, load_size(config), config.channels)
 
 
-def _image_files(path):
+def image_files(path):
+    """Paths of the image files in a folder, at any depth, sorted."""
     return sorted(
         os.path.join(parent, name)
         for parent, _, files in os.walk(path, followlinks=True)
