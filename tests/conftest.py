@@ -27,7 +27,7 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import ROOT
+from small_runs import ROOT, tiny_config
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +51,23 @@ def command(child_environment):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """The workdir of a short run on digits. Tests may add files to it."""
+    return _trained(tmp_path_factory, "digits")
+
+
+@pytest.fixture(scope="session")
+def scl_run(tmp_path_factory):
+    """The workdir of a short run of SCL on digits. Tests may add files to it."""
+    return _trained(tmp_path_factory, "scl_digits")
+
+
+def _trained(tmp_path_factory, recipe):
+    from hsproto import train
+
+    workdir = tmp_path_factory.mktemp(recipe)
+    train.train(tiny_config(recipe, argument="epochs=6"), workdir)
+    return workdir

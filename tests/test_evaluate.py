@@ -21,24 +21,9 @@ from hsproto import (
     prototypes,
     report,
     sharding,
-    train,
 )
 from hsproto import state as state_lib
 from hsproto.errors import UserError
-
-
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("digits")
-    train.train(tiny_config(argument="epochs=6"), workdir)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def scl_run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("scl")
-    train.train(tiny_config("scl_digits", argument="epochs=6"), workdir)
-    return workdir
 
 
 def opened(workdir):
