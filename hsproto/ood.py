@@ -1,0 +1,188 @@
+"""Out-of-distribution detection: can a run tell other images from those of its test set?
+
+  python -m hsproto.ood --workdir=runs/NAME --other SET... [--k=50]
+
+SET is an npz (`test_images` or `images`, uint8 [N, H, W(, C)]), a folder of images at any depth, or
+tfds:NAME, whose test split is read. Its images become of the run's size and channels, as those of a
+folder do; labels are not looked at, so leave out what shows the run's own classes.
+
+Scores, higher for images that look familiar:
+
+max_cosine  the largest cosine with a prototype (for cross entropy, a row of the classifier)
+energy      log Σ_c exp(logit_c), the negative free energy of Liu et al. (2020); the logits are
+            cosines over the run's temperature, for cross entropy the linear classifier's
+knn         the cosine with the k-th nearest training feature (Sun et al. 2022)
+
+auroc is the probability that a test image scores above one of the others (a tie counts half);
+fpr95 the share of the others that pass at the threshold that 95 % of the test images pass.
+A table; in full in WORKDIR/ood.json.
+"""
+
+import os
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from PIL import Image
+from scipy import special
+
+from hsproto import classifier, cli, data, decode, distributed, prototypes, report
+from hsproto.errors import UserError
+from hsproto.numerics import matmul, unit
+from hsproto.writer import to_json, write_text
+
+SCORES = ("max_cosine", "energy", "knn")
+
+# Cosines of a block of images with all training features: 256 MB of float32.
+_BLOCK_ELEMENTS = 2**26
+
+
+def auroc(inside, outside):
+    """P(inside > outside) + P(equal)/2 over pairs of scores [N], [M]."""
+    from sklearn.metrics import roc_auc_score  # a second that other commands need not pay
+
+    truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    return float(roc_auc_score(truth, np.r_[inside, outside]))
+
+
+def fpr95(inside, outside):
+    """Share of `outside` at or above the highest threshold that keeps 95 % of `inside`."""
+    ascending = np.sort(inside)
+    return float(np.mean(outside >= ascending[len(ascending) // 20]))
+
+
+def kth_cosine(features, others, k, where=None, on_host=np.asarray):
+    """Cosine [N] of features [N, D] with the k-th nearest of others [M, D], by cosine.
+
+    where: bool [M], the rows of `others` that count. `features` are on the host; `others` may be
+    split over devices, and `on_host` brings what is computed of them back. -inf where fewer than k
+    rows count.
+    """
+    where = np.ones(others.shape[0], bool) if where is None else where
+    size = max(1, min(1024, _BLOCK_ELEMENTS // others.shape[0], len(features)))
+    found = []
+    for start in range(0, len(features), size):
+        block = features[start : start + size]
+        # All blocks of one shape, so that one program serves them.
+        padded = np.pad(block, ((0, size - len(block)), (0, 0)))
+        found.append(on_host(_kth(padded, others, where, k))[: len(block)])
+    return np.concatenate(found)
+
+
+def scores(run, embedded, k):
+    """{score: float [N]} of embedded images by a `classifier.Run`, padding left out."""
+    features = embedded.projections
+    logits, _ = run.logits(embedded)
+    cosines = run.on_host(prototypes.logits(features, run.weights))[embedded.where]
+    return {
+        "max_cosine": cosines.max(axis=1),
+        "energy": special.logsumexp(logits, axis=1),
+        "knn": kth_cosine(
+            run.on_host(features)[embedded.where],
+            run.train.projections,
+            k,
+            where=run.train.where,
+            on_host=run.on_host,
+        ),
+    }
+
+
+def detect(inside, outside):
+    """{score: {"auroc", "fpr95"}} of the scores of the test set and of other images."""
+    return {
+        name: {
+            "auroc": auroc(inside[name], outside[name]),
+            "fpr95": fpr95(inside[name], outside[name]),
+        }
+        for name in SCORES
+    }
+
+
+def read_other(location, config):
+    """A source of other images, of the size and channels of a run's own; every label is 0."""
+    if location.startswith("tfds:"):
+        other = config.copy_and_resolve_references()
+        other.update({"source": "tfds", "dataset": location[5:], "num_classes": 0, "data_dir": ""})
+        return data.load(other).test
+    if os.path.isdir(location):
+        paths = data.image_files(location)
+        if not paths:
+            raise UserError(f"--other={location} holds no image")
+        size = data.load_size(config)
+        return data.FolderSource(paths, np.zeros(len(paths)), ("other",), size, config.channels)
+    return _read_npz(location, config)
+
+
+def table(results):
+    """AUROC and FPR95 of each set by each score, as text."""
+    rows = [f"{'':<24}" + "".join(f"{name:^18}" for name in SCORES)]
+    rows.append(f"{'':<24}" + f"{'auroc':>9}{'fpr95':>9}" * len(SCORES))
+    for other, found in results.items():
+        cells = "".join(report.cell(found[s][m]) for s in SCORES for m in ("auroc", "fpr95"))
+        name = os.path.basename(os.path.normpath(other))
+        rows.append(f"{name[:23]:<24}{cells}")
+    return "\n".join(rows)
+
+
+@jax.jit(static_argnums=3)
+def _kth(features, others, where, k):
+    cosines = matmul(unit(features), unit(others, where).T)
+    return lax.top_k(jnp.where(where[None, :], cosines, -jnp.inf), k)[0][:, -1]
+
+
+def _read_npz(path, config):
+    try:
+        with np.load(path) as file:
+            key = next((key for key in ("test_images", "images") if key in file), None)
+            images = file[key] if key else None
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--other={path} is no folder, and no npz that can be read ({decode.one_line(error)})"
+        ) from error
+    if images is None:
+        raise UserError(f"--other={path} holds neither test_images nor images")
+    grey = images.ndim == 3 or images.shape[-1] == 1
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not (grey or images.shape[3] == 3):
+        raise UserError(
+            f"--other={path} images must be uint8 [N, H, W] or [N, H, W, 1 or 3]; "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    size, mode = data.load_size(config), "RGB" if config.channels == 3 else "L"
+    images = images.reshape(images.shape[:3]) if grey else images
+    fitted = [decode.centre_square(Image.fromarray(i).convert(mode), size) for i in images]
+    if not fitted:
+        raise UserError(f"--other={path} holds no image")
+    return data.ArraySource(np.stack(fitted), np.zeros(len(fitted)), ("other",))
+
+
+def main(argv):
+    parser = cli.Parser(__doc__, prog="python -m hsproto.ood")
+    classifier.add_flags(parser)
+    parser.add_argument(
+        "--other", required=True, nargs="+", metavar="SET", help="npz, folder, tfds:"
+    )
+    parser.add_argument("--k", type=int, default=50, help="of knn (default 50)")
+    distributed.add_flags(parser)
+    args = parser.parse_args(argv)
+    distributed.join(args)
+    run = classifier.Run(args.workdir, args.checkpoint)
+    others = {location: read_other(location, run.config) for location in args.other}
+    if not 1 <= args.k <= run.config.num_examples:
+        raise UserError(f"--k={args.k} must be in 1..{run.config.num_examples}, training images")
+    results = {}
+    with distributed.end_where_one_is_lost():
+        inside = scores(run, run.test, args.k)
+        for location, source in others.items():
+            results[location] = detect(inside, scores(run, run.embed(source), args.k))
+            distributed.say(f"{location}: {len(source)} images")
+    if distributed.is_main():
+        path = os.path.join(args.workdir, "ood.json")
+        write_text(path, to_json({"step": run.step, "k": args.k, "others": results}, indent=1))
+    distributed.say(table(results))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
