@@ -110,14 +110,15 @@ def run(logits, labels, *, bins=15, fit_share=0.2, seed=0):
 
 def table(result):
     """The figures before and after the fit as text."""
-    rows = [f"{'':<28}{'before':>9}{'after':>9}"]
-    for key, meaning in (("nll", "log-likelihood, nats"), ("ece", "calibration error")):
+    rows = [f"{'':<34}{'before':>9}{'after':>9}"]
+    for key, meaning in (("nll", "negative log-likelihood"), ("ece", "expected calibration error")):
         cells = "".join(report.cell(result[when][key]) for when in ("before", "after"))
-        rows.append(f"{key:<6}{meaning:<22}{cells}")
-    rows.append(f"{'accuracy':<28}{report.cell(result['accuracy'])}")
-    rows.append(f"{'fitted temperature':<28}{report.cell(result['fitted_temperature'])}")
+        rows.append(f"{key:<6}{meaning:<28}{cells}")
+    rows.append(f"{'accuracy':<34}{report.cell(result['accuracy'])}")
+    rows.append(f"{'fitted temperature':<34}{report.cell(result['fitted_temperature'])}")
     if math.isnan(result["fitted_temperature"]):
-        rows.append("no temperature is best: of the images to fit by, all or too few are right")
+        rows.append("no temperature is best: of the images to fit by all are right, or too few;")
+        rows.append("another --fit_share may help")
     rows.append(
         f"fitted on {result['images_fitted']} images, measured on the other "
         f"{result['images_measured']} of the test set"

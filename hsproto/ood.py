@@ -11,7 +11,8 @@ Scores, higher for images that look familiar:
 max_cosine  the largest cosine with a prototype (for cross entropy, a row of the classifier)
 energy      log Σ_c exp(logit_c), the negative free energy of Liu et al. (2020); the logits are
             cosines over the run's temperature, for cross entropy the linear classifier's
-knn         the cosine with the k-th nearest training feature (Sun et al. 2022)
+knn         the cosine with the k-th nearest training feature (Sun et al. 2022); features are those
+            that the classifier sees, of SCL its head's
 
 auroc is the probability that a test image scores above one of the others (a tie counts half);
 fpr95 the share of the others that pass at the threshold that 95 % of the test images pass.
@@ -22,9 +23,7 @@ import os
 import zipfile
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from PIL import Image
 from scipy import special
 
@@ -57,8 +56,8 @@ def kth_cosine(features, others, k, where=None, on_host=np.asarray):
     """Cosine [N] of features [N, D] with the k-th nearest of others [M, D], by cosine.
 
     where: bool [M], the rows of `others` that count. `features` are on the host; `others` may be
-    split over devices, and `on_host` brings what is computed of them back. -inf where fewer than k
-    rows count.
+    split over devices, and `on_host` brings what is computed of them back. k is at most the number
+    of rows that count.
     """
     where = np.ones(others.shape[0], bool) if where is None else where
     size = max(1, min(1024, _BLOCK_ELEMENTS // others.shape[0], len(features)))
@@ -67,7 +66,9 @@ def kth_cosine(features, others, k, where=None, on_host=np.asarray):
         block = features[start : start + size]
         # All blocks of one shape, so that one program serves them.
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
-        found.append(on_host(_kth(padded, others, where, k))[: len(block)])
+        cosines = on_host(_cosines(padded, others))[: len(block), where]
+        # On the host: lax.top_k takes 15 times as long on CPUs.
+        found.append(np.partition(cosines, -k, axis=1)[:, -k])
     return np.concatenate(found)
 
 
@@ -126,21 +127,21 @@ def table(results):
     return "\n".join(rows)
 
 
-@jax.jit(static_argnums=3)
-def _kth(features, others, where, k):
-    cosines = matmul(unit(features), unit(others, where).T)
-    return lax.top_k(jnp.where(where[None, :], cosines, -jnp.inf), k)[0][:, -1]
+@jax.jit
+def _cosines(features, others):
+    return matmul(unit(features), unit(others).T)
 
 
 def _read_npz(path, config):
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--other={path} is neither a folder of images nor an npz file")
     try:
         with np.load(path) as file:
             key = next((key for key in ("test_images", "images") if key in file), None)
             images = file[key] if key else None
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"--other={path} is no folder, and no npz that can be read ({decode.one_line(error)})"
-        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = decode.one_line(error)
+        raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
     if images is None:
         raise UserError(f"--other={path} holds neither test_images nor images")
     grey = images.ndim == 3 or images.shape[-1] == 1

@@ -43,7 +43,6 @@ def test_kth_cosine_is_that_of_scikit_learns_neighbours(monkeypatch):
     found = ood.kth_cosine(features, others, 3, where=where)
     neighbours = NearestNeighbors(n_neighbors=3, metric="cosine").fit(others[where])
     np.testing.assert_allclose(found, 1 - neighbours.kneighbors(features)[0][:, 2], atol=1e-5)
-    assert (ood.kth_cosine(features, others, 50, where=where) == -np.inf).all()
 
 
 @pytest.mark.parametrize("recipe", ["digits_run", "scl_run"])
@@ -104,7 +103,7 @@ def test_bad_sets_are_refused_in_one_line(digits_run, tmp_path):
         "floats.npz": "must be uint8",
         "other.npz": "neither test_images nor images",
         "four.npz": "must be uint8",
-        "none.npz": "no npz that can be read",
+        "none.npz": "neither a folder of images nor an npz file",
         "": "holds no image",
     }.items():
         (tmp_path / "empty").mkdir(exist_ok=True)

@@ -154,7 +154,7 @@ def test_corrupted_images_are_never_resized(run, digits_run, npy_set, tmp_path):
     classes = run.splits.test.class_names
     for name in classes:
         (tmp_path / "f" / "fog" / "1" / name).mkdir(parents=True)
-        Image.new("L", (9, 9)).save(tmp_path / "f" / "fog" / "1" / name / "0.png")
+        Image.new("L", (9, 9)).save(tmp_path / "f" / "fog" / "1" / name / "0.JPEG")
     with pytest.raises(UserError, match="is 9x9, but the run's image_size=8"):
         robustness.CorruptedSet(str(tmp_path / "f"), run.config, classes).source("fog", 1)
     np.save(tmp_path / "fog.npy", np.zeros((10, 9, 9, 1), np.uint8))
