@@ -9,12 +9,12 @@ folder  ImageNet-C: DIR/<corruption>/<1..5>/<class>/*, or with a folder above, a
 npy     CIFAR-C: DIR/<corruption>.npy, uint8 [5 N, H, W(, C)], severity after severity, and
         labels.npy [5 N]; hsproto.corruptions writes the same
 
-Images are taken as they are: no resize, no crop. Errors are shares, 0..1, of the 15 corruptions of
-Hendrycks & Dietterich (2019), or of --corruptions. mCE is in per cent of AlexNet's errors on
-ImageNet-C, so it is given for that layout alone; the mean error is always given.
+Images are taken as they are: no resize, no crop. Errors are shares, 0..1; their mean is over the 15
+corruptions of Hendrycks & Dietterich (2019). mCE, in per cent, is of errors over AlexNet's on
+ImageNet-C, so it is given for that layout alone, and published ones are of all 1,000 classes.
 
 A table; in full in WORKDIR/robustness.json, a set an entry. What stands there for the same set and
-checkpoint is not measured again: a run that was stopped goes on.
+checkpoint is not measured again: what was stopped goes on.
 """
 
 import json
@@ -63,11 +63,12 @@ def corruption_errors(errors):
 def mce(errors):
     """Mean corruption error in per cent: the mean of `corruption_errors` over the 15 corruptions.
 
-    NaN unless all 15 are there.
+    NaN unless all 15 are there; others do not count.
     """
-    if set(errors) != set(CORRUPTIONS):
+    if not set(CORRUPTIONS) <= set(errors):
         return float("nan")
-    return float(np.mean(list(corruption_errors(errors).values())))
+    of_each = corruption_errors({name: errors[name] for name in CORRUPTIONS})
+    return float(np.mean(list(of_each.values())))
 
 
 class CorruptedSet:
@@ -123,7 +124,8 @@ class CorruptedSet:
 def measure(run, corrupted, names, errors, save):
     """Errors {name: [at severity 1, ... 5]} of a `Run` on corruptions of a `CorruptedSet`.
 
-    `errors` are those known already; `save(errors)` is called when a corruption is done.
+    `errors` are those known already, which are returned too; `save(errors)` is called when a
+    corruption is done.
     """
     start, left = time.perf_counter(), [name for name in names if name not in errors]
     for done, name in enumerate(left, start=1):
@@ -134,18 +136,24 @@ def measure(run, corrupted, names, errors, save):
         distributed.say(
             f"{name}  error {np.mean(errors[name]):.4f}  {done}/{len(left)}  ETA {duration(eta)}"
         )
-    return {name: errors[name] for name in names}
+    return errors
 
 
 def summarise(errors, layout):
-    """What the errors of a set come to: means, and CE and mCE for ImageNet-C's layout."""
-    known = {name: e for name, e in errors.items() if name in ALEXNET_ERRORS}
+    """What the errors of a set come to: means, and CE and mCE for ImageNet-C's layout.
+
+    The mean error is over those of the 15 standard corruptions that are there, how many of them is
+    `counted`; over all, if none is.
+    """
+    standard = {name: errors[name] for name in CORRUPTIONS if name in errors}
+    counted = standard or errors
     normalised = layout == "folder"
     return {
         "errors": errors,
         "mean_errors": {name: float(np.mean(e)) for name, e in errors.items()},
-        "mean_error": float(np.mean(list(errors.values()))),
-        "corruption_errors": corruption_errors(known) if normalised else None,
+        "mean_error": float(np.mean(list(counted.values()))),
+        "counted": len(counted),
+        "corruption_errors": corruption_errors(standard) if normalised else None,
         "mce": mce(errors) if normalised else None,
     }
 
@@ -159,7 +167,7 @@ def table(result):
         cells = "".join(map(report.cell, (result["mean_errors"][name], *errors)))
         rows.append(f"{name:<20}{cells}{_per_cent(ce)}")
     rows.append(f"{'clean':<20}{report.cell(result['clean_error'])}")
-    name = f"mean of {len(result['errors'])}"
+    name = f"mean of {result['counted']}"
     rows.append(
         f"{name:<20}{report.cell(result['mean_error'])}"
         f"{'':>{9 * SEVERITIES}}{_per_cent(result['mce'])}"
@@ -254,20 +262,20 @@ def main(argv):
     results, key = _read_results(path), os.path.abspath(args.corrupted)
     known = results.get(key, {})
     known = known if known.get("step") == run.step else {}
-    generated = os.path.exists(os.path.join(args.corrupted, "generated.json"))
-
-    def save(errors, **more):
-        entry = {"step": run.step, "layout": corrupted.layout, "generated": generated, **more}
-        results[key] = entry | summarise(errors, corrupted.layout)
-        if distributed.is_main():
-            write_text(path, to_json(results, indent=1))
-
     with distributed.end_where_one_is_lost():
-        clean = run.error(run.test)
-        errors = measure(
-            run, corrupted, names, known.get("errors", {}), lambda e: save(e, clean_error=clean)
-        )
-    save(errors, clean_error=clean)
+        entry = {
+            "step": run.step,
+            "layout": corrupted.layout,
+            "generated": os.path.exists(os.path.join(args.corrupted, "generated.json")),
+            "clean_error": run.error(run.test),
+        }
+
+        def save(errors):
+            results[key] = entry | summarise(errors, corrupted.layout)
+            if distributed.is_main():
+                write_text(path, to_json(results, indent=1))
+
+        save(measure(run, corrupted, names, known.get("errors", {}), save))
     distributed.say(table(results[key]))
     return 0
 

@@ -65,6 +65,8 @@ def test_corruption_errors_are_of_the_mean_over_severities_in_per_cent_of_alexne
 
 def test_mce_is_undefined_unless_all_fifteen_corruptions_are_there():
     assert np.isnan(robustness.mce({"fog": 5 * [0.5]}))
+    alexnet = {name: 5 * [error] for name, error in robustness.ALEXNET_ERRORS.items()}
+    assert robustness.mce(alexnet | {"spatter": 5 * [0.9]}) == pytest.approx(100)
     assert robustness.summarise({"fog": 5 * [0.5]}, "folder")["mean_error"] == 0.5
     # AlexNet's errors are those on ImageNet-C.
     assert robustness.summarise(dict.fromkeys(robustness.CORRUPTIONS, (0.5,)), "npy")["mce"] is None
@@ -148,6 +150,11 @@ def test_what_was_measured_is_not_measured_again(digits_run, npy_set, monkeypatc
     assert asked == [("speckle_noise", severity) for severity in (1, 2, 3, 4, 5)]
     found = json.loads((digits_run / "robustness.json").read_text())[str(npy_set)]
     assert list(found["errors"]) == ["brightness", "speckle_noise"]
+    # An extra corruption is no part of the mean.
+    assert found["mean_error"] == found["mean_errors"]["brightness"] and found["counted"] == 1
+    assert robustness.main([*arguments, "--corruptions=brightness"]) == 0
+    again = json.loads((digits_run / "robustness.json").read_text())[str(npy_set)]
+    assert again == found and len(asked) == 5
 
 
 def test_corrupted_images_are_never_resized(run, digits_run, npy_set, tmp_path):
