@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import outcome, tiny_config
+from small_runs import outcome, tiny_config
 
 from hsproto import classifier, evaluate
 from hsproto.errors import UserError

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from runs import tiny
+from small_runs import tiny
 
 from hsproto import classifier, corruptions, robustness
 from hsproto.errors import UserError
