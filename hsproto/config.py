@@ -30,6 +30,8 @@ ENCODER_LOSSES = ("scl", "prototype_softmax")
 PICTURE_SOURCES = ("folder", "tfds")
 # Losses that can hold past embeddings against the batch.
 QUEUE_LOSSES = ("ntce", "nonl", "scl")
+# Losses that are a softmax over classes, whose logits can be adjusted by the classes' frequencies.
+SOFTMAX_LOSSES = ("cross_entropy", "normface")
 
 _ALLOWED = {
     "source": ("digits", "arrays", "folder", "tfds"),
@@ -52,6 +54,8 @@ _NOT_NEGATIVE += (
     "warmup_epochs",
     "warmup_lr",
     "weight_decay",
+    "subset_seed",
+    "logit_adjustment",
 )
 _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probability")
 
@@ -73,6 +77,8 @@ def default():
     c.num_examples = 0  # training images; 0: as many as the data have
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3
+    c.imbalance_factor = 1.0  # the rarest class's share of the commonest one's images; 1: all stay
+    c.subset_seed = 0  # picks the images that stay where imbalance_factor is below 1
     c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
     c.sampler = "shuffle"  # shuffle | classes (every batch holds every class, if it can)
     c.batch_binding = False  # a fixed image of each class in every batch
@@ -109,6 +115,8 @@ def default():
     # Loss.
     c.loss = "nonl"
     c.temperature = 0.1
+    # Strength of the logit adjustment for long tails, of cross_entropy and normface; 0: none.
+    c.logit_adjustment = 0.0
     c.loss_groups = 1  # groups of the batch that see no negatives of each other; 1: global
     c.queue_size = 0  # past embeddings that stay in the loss, of ntce, nonl and scl
     c.queue_momentum = 0.0  # of the moving-average encoder that fills the queue; 0: the encoder
@@ -169,7 +177,8 @@ def validate(config):
         (_POSITIVE, lambda v: math.isfinite(v) and v > 0, "a positive number"),
         (_NOT_NEGATIVE, lambda v: math.isfinite(v) and v >= 0, "zero or a positive number"),
         (_PROBABILITIES, lambda v: 0 <= v <= 1, "a probability in 0..1"),
-        (("seed",), lambda v: v < 2**32, "a number below 2**32"),
+        (("seed", "subset_seed"), lambda v: v < 2**32, "a number below 2**32"),
+        (("imbalance_factor",), lambda v: 0 < v <= 1, "above 0 and at most 1"),
         (("mean",), lambda v: all(map(math.isfinite, v)), "finite numbers"),
         (("momentum", "queue_momentum"), lambda v: 0 <= v < 1, "at least 0 and below 1"),
         (("crop_scale",), lambda v: _is_range(v) and v[1] <= 1, "two shares of the area, as 0.2/1"),
@@ -205,6 +214,8 @@ def validate(config):
             f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
             f"microbatches={config.microbatches}: a microbatch has statistics of its own"
         )
+    if config.logit_adjustment:
+        _check_logit_adjustment(config)
     if config.queue_size:
         rows = rows_per_step(config)
         if config.loss not in QUEUE_LOSSES:
@@ -230,6 +241,17 @@ def validate(config):
         raise UserError(
             f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}: a short "
             "run may do without, warmup_epochs=0"
+        )
+
+
+def _check_logit_adjustment(config):
+    key = f"config key logit_adjustment={config.logit_adjustment}"
+    if config.loss not in SOFTMAX_LOSSES:
+        raise UserError(f"{key} goes with {', '.join(SOFTMAX_LOSSES)}; got loss={config.loss!r}")
+    if config.sampler != "shuffle" or config.batch_binding:
+        raise UserError(
+            f"{key} is for batches in which classes are as frequent as in the set: it goes with "
+            "sampler=shuffle and batch_binding=false"
         )
 
 

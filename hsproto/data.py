@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsproto import decode
+from hsproto import decode, longtail
 from hsproto.errors import UserError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -52,6 +52,7 @@ class Splits(NamedTuple):
 def load(config):
     """The training and the test source of `config.dataset`, read as `config.source` says.
 
+    Of the training images those stay that `config.imbalance_factor` leaves (`hsproto.longtail`).
     Raises UserError where the data are missing, malformed, or not what `config` says
     (`num_classes`, `channels`, and for arrays and digits the image size).
     """
@@ -70,6 +71,9 @@ def load(config):
             f"config key num_classes={config.num_classes}, but {config.dataset!r} has {found} "
             f"classes: set num_classes={found}, or 0 to take it from the data"
         )
+    if config.imbalance_factor < 1:
+        rare = longtail.subset(splits.train, config.imbalance_factor, config.subset_seed)
+        splits = splits._replace(train=rare)
     return splits
 
 

@@ -1,6 +1,6 @@
 """Accuracy and geometry of a run, on the training set without augmentation and on the test set.
 
-python -m hsproto.evaluate --workdir=runs/digits [--checkpoint=STEP]
+python -m hsproto.evaluate --workdir=runs/digits [--checkpoint=STEP] [--logit_adjustment=1]
 """
 
 import datetime
@@ -20,6 +20,7 @@ from hsproto import (
     distributed,
     feed,
     geometry,
+    longtail,
     models,
     prototypes,
     report,
@@ -54,19 +55,28 @@ class Evaluation(NamedTuple):
     """`metrics`: {"test": {...}, "train": {...}}; the classifier and the training class means.
 
     `prototypes` float32 [K, D] are those that predict; `class_means` [K, D] have unit length.
+    `per_class`, of imbalanced training sets, else None: lists [K] of "train_images" and of
+    "test_accuracy" and "train_accuracy".
     """
 
     metrics: dict
     prototypes: np.ndarray
     class_means: np.ndarray
+    per_class: dict | None = None
 
 
 def predict(config, features, weights, bias=None):
-    """Predicted labels [B]: by inner product for cross entropy, by cosine for all other losses."""
+    """Predicted labels [B]: by inner product for cross entropy, by cosine for all other losses.
+
+    `bias` [K] is added to the inner products, or to the cosines over the config's temperature.
+    """
     if config.loss == "cross_entropy":
         logits = matmul(features, weights.T)
-        return jnp.argmax(logits if bias is None else logits + bias, axis=1)
-    return prototypes.predict(features, weights)
+    elif bias is None:
+        return prototypes.predict(features, weights)
+    else:
+        logits = prototypes.logits(features, weights, temperature=config.temperature)
+    return jnp.argmax(logits if bias is None else logits + bias, axis=1)
 
 
 class Evaluator:
@@ -93,15 +103,16 @@ class Evaluator:
         self._flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=split)
         self._gather = jax.jit(lambda x: x, out_shardings=whole)
 
-    def evaluate(self, variables):
+    def evaluate(self, variables, adjustment=1.0):
         """Accuracy and geometry on both splits, as exact sums over their images: `Evaluation`.
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions
         of the training set's class means of what SCL's head gives. `accuracy_class_means` is that
-        of the same training-free classifier on any run.
+        of the same training-free classifier on any run. `adjustment` is as in `measure`.
         """
         train, test = self.embed_splits(variables)
-        return self.measure(self._config, train, test, *models.classifier(variables))
+        weights, bias = models.classifier(variables)
+        return self.measure(self._config, train, test, weights, bias, adjustment)
 
     def embed_splits(self, variables):
         """(train, test) as `Embedded`."""
@@ -124,35 +135,60 @@ class Evaluator:
             *map(self._flat, columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
         )
 
-    def measure(self, config, train, test, weights, bias):
+    def measure(self, config, train, test, weights, bias, adjustment=1.0):
         """`Evaluation` of embedded splits by a classifier; weights None: the fixed prototypes.
 
         What the loss of `config` normalises is measured on the sphere: nc1-nc4 and cdnv are of unit
         features and prototypes, but for cross entropy of features and weights as they are.
+
+        On imbalanced training sets accuracy is told by class and by shots as well and, where the
+        loss was a softmax over classes that did not adjust its logits, once more with logits
+        adjusted afterwards (`accuracy_adjusted`): less `adjustment` times the log of the classes'
+        frequencies.
         """
         means = prototypes.fit(
             train.projections, train.labels, num_classes=config.num_classes, where=train.where
         )
         weights = means if weights is None else weights
-        metrics = {
-            name: self._measure(config, split, weights, bias, means)
-            for name, split in (("test", test), ("train", train))
-        }
-        return Evaluation(metrics, self._on_host(weights), self._on_host(means))
+        counts = np.bincount(train.labels[train.where], minlength=config.num_classes)
+        imbalanced = config.imbalance_factor < 1 or longtail.is_imbalanced(counts)
+        adjusted = None
+        if imbalanced and longtail.can_adjust(config, counts):
+            own = 0.0 if bias is None else bias
+            adjusted = own - adjustment * longtail.log_prior(counts)
+        metrics, per_class = {}, {"train_images": counts.tolist()}
+        for name, split in (("test", test), ("train", train)):
+            predicted = {
+                "accuracy": predict(config, split.projections, weights, bias),
+                "accuracy_class_means": prototypes.predict(split.projections, means),
+            }
+            if adjusted is not None:
+                predicted["accuracy_adjusted"] = predict(
+                    config, split.projections, weights, adjusted
+                )
+            found, by_class = self._accuracies(split, predicted, config.num_classes)
+            per_class[f"{name}_accuracy"] = by_class["accuracy"].tolist()
+            if imbalanced:
+                found |= longtail.by_shots(by_class, counts)
+            found |= self._geometry(config, split, weights, bias)
+            metrics[name] = {key: float(value) for key, value in found.items()}
+        per_class = per_class if imbalanced else None
+        return Evaluation(metrics, self._on_host(weights), self._on_host(means), per_class)
 
-    def _measure(self, config, split, weights, bias, means):
+    def _accuracies(self, split, predicted, num_classes):
+        """({name: accuracy}, {name: accuracy of each class [K]}) of {name: predicted labels}."""
+        labels, whole, by_class = split.labels[split.where], {}, {}
+        for name, found in predicted.items():
+            found = self._on_host(found)[split.where]
+            whole[name] = np.mean(found == labels)
+            by_class[name] = longtail.accuracy_by_class(found, labels, num_classes)
+        return whole, by_class
+
+    def _geometry(self, config, split, weights, bias):
         features = split.projections
-        predicted = {
-            "accuracy": predict(config, features, weights, bias),
-            "accuracy_class_means": prototypes.predict(features, means),
-        }
-        found = {
-            name: np.sum((self._on_host(labels) == split.labels) & split.where) / split.where.sum()
-            for name, labels in predicted.items()
-        }
         if config.loss != "cross_entropy":
             features, weights = unit(features), unit(weights)
-        found |= geometry.neural_collapse(
+        return geometry.neural_collapse(
             features,
             split.labels,
             weights,
@@ -160,7 +196,6 @@ class Evaluator:
             bias=bias,
             where=split.where,
         )
-        return {name: float(value) for name, value in found.items()}
 
     def _on_host(self, array):
         return np.asarray(self._gather(array))
@@ -172,6 +207,7 @@ def summarise(config, step, evaluation, mesh, images_per_second):
     return {
         "step": step,
         **evaluation.metrics,
+        **({"per_class": evaluation.per_class} if evaluation.per_class else {}),
         "config": config.to_dict(),
         "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
@@ -204,8 +240,14 @@ def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.evaluate")
     parser.add_argument("--workdir", required=True, help="the workdir of a run")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument(
+        "--logit_adjustment", type=float, default=1.0, metavar="STRENGTH",
+        help="of accuracy_adjusted, where the training set is imbalanced; default: 1",
+    )  # fmt: skip
     distributed.add_flags(parser)
     args = parser.parse_args(argv)
+    if not 0 <= args.logit_adjustment < float("inf"):
+        parser.error(f"--logit_adjustment={args.logit_adjustment} must be zero or positive")
     distributed.join(args)
     with distributed.end_where_one_is_lost():
         mesh = sharding.make_mesh()
@@ -214,7 +256,8 @@ def main(argv):
         sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
         splits = data.load(config)
         feeds = Feeds(*(feed.open(split, config, mesh) for split in splits))
-        found = Evaluator(config, feeds, mesh).evaluate(state.variables)
+        evaluator = Evaluator(config, feeds, mesh)
+        found = evaluator.evaluate(state.variables, args.logit_adjustment)
     distributed.say(report.table(summarise(config, step, found, mesh, None)))
     return 0
 

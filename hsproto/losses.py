@@ -64,22 +64,18 @@ def cross_entropy(features, prototypes, labels, *, bias=None, where=None):
       PerAnchor; valid are the rows that count. Has no finite minimiser: growing lengths lower it.
     """
     labels, num_classes = _check(features, prototypes, labels, where)
-    if bias is not None and jnp.shape(bias) != (num_classes,):
-        raise ValueError(f"bias must have shape ({num_classes},); got shape {jnp.shape(bias)}")
     mask = row_mask(labels, num_classes, where)
     # Masked rows are zeroed, so that what they hold cannot reach a gradient.
     features = jnp.where(mask[:, None], jnp.asarray(features, jnp.float32), 0.0)
-    logits = matmul(features, jnp.asarray(prototypes).T)
-    if bias is not None:
-        logits = logits + jnp.asarray(bias, jnp.float32)[None, :]
+    logits = _with_bias(matmul(features, jnp.asarray(prototypes).T), bias)
     own = _own_class(labels, num_classes)
     return _per_anchor(_logsumexp(logits, axis=1)[0] - _pick(logits, own), mask)
 
 
-def normface(features, prototypes, labels, *, temperature, where=None):
+def normface(features, prototypes, labels, *, temperature, where=None, bias=None):
     """NormFace, or normalised softmax: the anchor is the instance, negatives are K prototypes (3).
 
-    loss_i = -S_iy/t + log Σ_c exp(S_ic/t)
+    loss_i = -(S_iy/t + b_y) + log Σ_c exp(S_ic/t + b_c)
 
     Args:
       features: float [B, D], of any length; normalised here.
@@ -87,12 +83,15 @@ def normface(features, prototypes, labels, *, temperature, where=None):
       labels: int [B], in 0..K-1.
       temperature: positive number or scalar array.
       where: bool [B] or None.
+      bias: float [K] or None: nothing that is learned, but what logit adjustment adds for long
+        tails, the log of the classes' frequencies (Menon et al. 2021).
 
     Returns:
       PerAnchor; valid are the rows that count. At a simplex equiangular tight frame (ETF) with
-      u_i = w_y: log(1 + (K-1) exp(-a)), a = K/((K-1)t). Wang et al. 2017.
+      u_i = w_y, without bias: log(1 + (K-1) exp(-a)), a = K/((K-1)t). Wang et al. 2017.
     """
     logits, own, mask = _prototype_logits(features, prototypes, labels, temperature, where)
+    logits = _with_bias(logits, bias)
     return _per_anchor(_logsumexp(logits, axis=1)[0] - _pick(logits, own), mask)
 
 
@@ -352,6 +351,14 @@ def _prototype_logits(features, prototypes, labels, temperature, where):
     mask = row_mask(labels, num_classes, where)
     logits = matmul(unit(features, mask), unit(prototypes).T) / temperature
     return logits, _own_class(labels, num_classes), mask
+
+
+def _with_bias(logits, bias):
+    if bias is None:
+        return logits
+    if jnp.shape(bias) != (num_classes := logits.shape[1],):
+        raise ValueError(f"bias must have shape ({num_classes},); got shape {jnp.shape(bias)}")
+    return logits + jnp.asarray(bias, jnp.float32)[None, :]
 
 
 def _check(features, prototypes, labels, where):

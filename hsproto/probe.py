@@ -51,7 +51,7 @@ def probe_config(config, method, *, epochs, learning_rate, decay_epochs):
     config.loss = "normface" if method == "nlp" else "cross_entropy"
     config.epochs, config.base_lr, config.lr_batch = float(epochs), float(learning_rate), 0
     config.schedule, config.decay_epochs, config.decay_rate = "step", tuple(decay_epochs), 0.2
-    config.warmup_epochs = config.weight_decay = 0.0
+    config.warmup_epochs = config.weight_decay = config.logit_adjustment = 0.0
     config.jitter = (0.0, 0.0, 0.0, 0.0)
     config.grayscale_probability = config.blur_probability = 0.0
     config_lib.validate(config)

@@ -45,6 +45,17 @@ METRICS = {
     "hdr_centered": "the same of centred prototypes",
 }
 
+# On imbalanced training sets, before the others: by the number of a class's training images, and
+# with logits adjusted after training.
+LONG_TAIL = {}
+for _key in ("accuracy", "accuracy_class_means", "accuracy_adjusted"):
+    LONG_TAIL |= {
+        _key: METRICS.get(_key, "by logits adjusted after training"),
+        f"{_key}_many": "the same, classes of over 100 images",
+        f"{_key}_medium": "the same, classes of 20 to 100 images",
+        f"{_key}_few": "the same, classes of under 20 images",
+    }
+
 
 def table(summary):
     """Accuracy and geometry of a summary.json's content beside the optimum, as text."""
@@ -53,25 +64,28 @@ def table(summary):
     optimum = {"accuracy": 1.0, "accuracy_class_means": 1.0} | optimum
     name = f"{config['dataset']}, {config['loss']}, {config['embedding']}, step {summary['step']}"
     rows = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
-    for key, meaning in METRICS.items():
+    for key, meaning in (LONG_TAIL | METRICS).items():
         values = [summary[split].get(key) for split in ("test", "train")]
-        if not any(value is not None and math.isfinite(value) for value in values):
+        undefined = not any(value is not None and math.isfinite(value) for value in values)
+        if undefined and not (key in LONG_TAIL and key in summary["test"]):
             continue
         cells = "".join(cell(v) for v in (*values, optimum.get(key)))
-        rows.append(f"{key:<24}{meaning:<42}{cells}")
+        rows.append(f"{f'{key:<23} {meaning}':<66}{cells}")
     return "\n".join(rows)
 
 
 def markdown(runs):
     """A table of several runs' main figures, a row each: {name: summary}."""
-    columns = ("accuracy", "nc1", "erank_inter", "erank_weights", "weight_alignment")
+    tested = {c for summary in runs.values() for c in summary["test"]}
+    in_tail = [c for c in LONG_TAIL if c in tested and c not in METRICS]
+    columns = ("accuracy", *in_tail, "nc1", "erank_inter", "erank_weights", "weight_alignment")
     columns += ("cosine_prototypes_mean", "mir_gap")
     lines = [
         "| run | loss | " + " | ".join(f"{c}" for c in columns) + " |",
         "|---" * (len(columns) + 2) + "|",
     ]
     for name, summary in runs.items():
-        values = [summary["test" if c == "accuracy" else "train"].get(c) for c in columns]
+        values = [summary["test" if c.startswith("accuracy") else "train"].get(c) for c in columns]
         cells = " | ".join(cell(v).strip() for v in values)
         lines.append(f"| {name} | {summary['config']['loss']} | {cells} |")
     lines.append("")

@@ -20,18 +20,29 @@ from hsproto import queue as queue_lib
 from hsproto import state as state_lib
 
 
-def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None, queued=None):
+def batch_loss(
+    config, outputs, prototypes, bias, labels, axis_name=None, queued=None, log_prior=None
+):
     """PerAnchor loss of a batch by the config's `loss`, from a model's outputs and classifier.
 
-    `queued`: (features, labels) of a queue, for those losses that take one.
+    `queued`: (features, labels) of a queue, for those losses that take one. `log_prior` [K], of
+    the classes, is what `config.logit_adjustment` times is added to the logits.
     """
+    if config.logit_adjustment:
+        adjustment = config.logit_adjustment * log_prior
+        bias = adjustment if bias is None else bias + adjustment
     if config.loss == "cross_entropy":
         return losses.cross_entropy(outputs.features, prototypes, labels, bias=bias)
     if config.loss == "dot_regression":
         return losses.dot_regression(outputs.features, prototypes, labels)
-    if config.loss in ("normface", "decoupled_normface"):
-        loss = getattr(losses, config.loss)
-        return loss(outputs.features, prototypes, labels, temperature=config.temperature)
+    if config.loss == "normface":
+        return losses.normface(
+            outputs.features, prototypes, labels, temperature=config.temperature, bias=bias
+        )
+    if config.loss == "decoupled_normface":
+        return losses.decoupled_normface(
+            outputs.features, prototypes, labels, temperature=config.temperature
+        )
     whole = dict(temperature=config.temperature, axis_name=axis_name)
     if config.loss == "scl":
         block_size = config.scl_block or None
@@ -44,7 +55,7 @@ def batch_loss(config, outputs, prototypes, bias, labels, axis_name=None, queued
     return loss(outputs.features, prototypes, labels, queue=queued, **whole)
 
 
-def make_train_step(config, mesh):
+def make_train_step(config, mesh, log_prior=None):
     """The compiled step: (TrainState, {"image", "label"}) -> (TrainState, metrics).
 
     `config` is resolved (`state.resolve`). Images are uint8 [batch_size, H, W, C] and labels int
@@ -52,7 +63,8 @@ def make_train_step(config, mesh):
     losses see two augmented views of each image, all others one; where `crop_on` is host, images
     come as [batch_size, views, H, W, C]. The randomness of a step is a
     function of (seed, step). Metrics are scalars: loss, gradient_norm, learning_rate, and accuracy
-    on the batch where there is a classifier.
+    on the batch where there is a classifier. `log_prior` [K] is of the classes in the training set,
+    for `logit_adjustment` (`longtail.log_prior`).
 
     With n = `microbatches` > 1 images come as [n, batch_size/n, ...] and labels as
     [n, batch_size/n], split along their second axis. The gradient is the exact one of the loss of
@@ -65,7 +77,7 @@ def make_train_step(config, mesh):
     per_epoch = state_lib.steps_per_epoch(config)
     rate, optimiser = optim.learning_rate(config, per_epoch), optim.sgd(config, per_epoch)
     views = config_lib.num_views(config)
-    split_loss = _make_loss(config, mesh)
+    split_loss = _make_loss(config, mesh, log_prior)
 
     def step(state, batch):
         shape = batch["label"].shape
@@ -166,7 +178,7 @@ def _in_microbatches(embed, classify, params, inputs):
     return gradients, outputs, metrics, batch_stats
 
 
-def _make_loss(config, mesh):
+def _make_loss(config, mesh, log_prior):
     """f(outputs, prototypes, bias, labels, queue) -> mean loss; microbatches give rows two axes."""
     if config.loss_groups == 1:
         # Each device takes its own rows, in its own order: only sums over the batch cross devices.
@@ -177,7 +189,7 @@ def _make_loss(config, mesh):
                 lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
             )
             queued = queue_lib.rows(queue)
-            found = batch_loss(config, outputs, prototypes, bias, labels, "data", queued)
+            found = batch_loss(config, outputs, prototypes, bias, labels, "data", queued, log_prior)
             return found.mean("data")
 
         whole, queue = PartitionSpec(), queue_lib.layout(config, mesh).spec
@@ -191,7 +203,7 @@ def _make_loss(config, mesh):
             lambda x: x.reshape(config.loss_groups, -1, *x.shape[labels.ndim :]), (outputs, labels)
         )
         loss = lambda outputs, labels: batch_loss(  # noqa: E731
-            config, outputs, prototypes, bias, labels
+            config, outputs, prototypes, bias, labels, log_prior=log_prior
         ).mean()
         # The mean over groups of means, as devices average their gradients.
         return jnp.mean(jax.vmap(loss)(*groups))

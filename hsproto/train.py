@@ -18,6 +18,7 @@ from hsproto import (
     distributed,
     evaluate,
     feed,
+    longtail,
     report,
     sampler,
     sharding,
@@ -102,7 +103,10 @@ class _Loop:
         self.progress = Progress(self.total, config.batch_size, say)
         self._config, self._feed, self._evaluator = config, train_feed, evaluator
         self._checkpoints, self._writer, self._profile = checkpoints, writer, profile
-        self._step = make_train_step(config, mesh)
+        log_prior = None
+        if config.logit_adjustment:
+            log_prior = longtail.log_prior(longtail.class_counts(train_feed.source))
+        self._step = make_train_step(config, mesh, log_prior)
         per_epoch = state_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))

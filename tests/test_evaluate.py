@@ -51,6 +51,9 @@ def test_evaluation_equals_doing_it_by_hand(digits_run):
     directions = features / np.linalg.norm(features, axis=1, keepdims=True)
     weights = learned / np.linalg.norm(learned, axis=1, keepdims=True)
     by_hand = geometry.neural_collapse(directions, labels, weights, num_classes=10)
+    assert not any(key in summary["test"] for key in set(report.LONG_TAIL) - set(report.METRICS)), (
+        "of balanced sets"
+    )
     for key, value in by_hand.items():
         assert summary["test"][key] == pytest.approx(float(value), rel=2e-3, abs=1e-4), key
 
