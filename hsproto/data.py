@@ -54,7 +54,8 @@ def load(config):
 
     Of the training images those stay that `config.imbalance_factor` leaves (`hsproto.longtail`).
     Raises UserError where the data are missing, malformed, or not what `config` says
-    (`num_classes`, `channels`, and for arrays and digits the image size).
+    (`num_classes`, `channels`, and for arrays and digits the image size). Where `channels` or
+    `image_size` is 0, arrays and digits may have any.
     """
     sources = {"arrays": _arrays, "digits": _digits, "folder": _folder, "tfds": _tfds}
     if config.source not in sources:
@@ -192,6 +193,33 @@ class TfdsSource(_EncodedSource):
         return int(self._records[0]["label"]) >= 0
 
 
+class MultiLabelSource(TfdsSource):
+    """A prepared TFDS data set with any number of labels an image: Pascal VOC."""
+
+    def picture(self, i):
+        name = f"{self._name}[{i}]"
+        image = decode.picture(io.BytesIO(self._records[i]["image"]), self._channels, name)
+        return image, self.labels[i]
+
+    @functools.cached_property
+    def labels(self):
+        """int8 [N, K]: 1 where the class is in the image, 0 where not.
+
+        -1 where it is there but all that is seen of it is marked as difficult: there it counts
+        neither way, as in VOC's own evaluation.
+        """
+        found = np.zeros((len(self), len(self.class_names)), np.int8)
+        for row, record in zip(found, self._records, strict=True):
+            row[np.asarray(record["labels"], int)] = 1
+            if "labels_no_difficult" in record:
+                difficult = set(record["labels"]) - set(record["labels_no_difficult"])
+                row[np.array(sorted(difficult), int)] = -1
+        return found
+
+    def is_labelled(self):
+        return bool(np.any(self.labels == 1))
+
+
 def _existing_data_dir(config):
     if not config.data_dir:
         raise UserError(
@@ -286,13 +314,13 @@ def array_source(images, labels, names, place, config):
             f"got {outside[0]}"
         )
     _, height, width, channels = images.shape
-    if channels != config.channels:
+    if channels != config.channels and config.channels:
         raise UserError(
             f"config key channels={config.channels}, but {place} images have {channels}: "
             f"set channels={channels}"
         )
     size = load_size(config)
-    if (height, width) != (size, size):
+    if (height, width) != (size, size) and size:
         option = "load_size" if config.load_size else "image_size"
         raise UserError(
             f"config key {option}={size}, but {place} images are {height}x{width}: "
@@ -307,17 +335,7 @@ def _folder(config):
     Classes are in the order of their sorted names. Files count as images by their suffix, at any
     depth below the class folder; hidden ones do not count.
     """
-    given = _existing_data_dir(config)
-    roots = [path for path in (given, given / config.dataset) if (path / "train").is_dir()]
-    if not roots:
-        raise UserError(
-            f"config key data_dir={config.data_dir} holds no train folder, nor does its "
-            f"{config.dataset!r}: expected train/<class>/<image files>"
-        )
-    root = roots[0]
-    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
-    if not tests:
-        raise UserError(f"{root} holds no test or val folder: expected test/<class>/<image files>")
+    root, tests = _folder_parts(config)
     train, test = root / "train", tests[0]
     names = class_folders(train)
     if not names:
@@ -329,6 +347,30 @@ def _folder(config):
             f"{', '.join(different[:3])}{' ...' if len(different) > 3 else ''}"
         )
     return Splits(folder_source(train, names, config), folder_source(test, names, config))
+
+
+def folder_validation(config):
+    """The source of `val` where a folder has it beside `test`, or None."""
+    root, tests = _folder_parts(config)
+    if len(tests) < 2:
+        return None
+    return folder_source(tests[1], class_folders(root / "train"), config)
+
+
+def _folder_parts(config):
+    """The folder that holds `train`, and its test folders: `test`, `val`."""
+    given = _existing_data_dir(config)
+    roots = [path for path in (given, given / config.dataset) if (path / "train").is_dir()]
+    if not roots:
+        raise UserError(
+            f"config key data_dir={config.data_dir} holds no train folder, nor does its "
+            f"{config.dataset!r}: expected train/<class>/<image files>"
+        )
+    root = roots[0]
+    tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
+    if not tests:
+        raise UserError(f"{root} holds no test or val folder: expected test/<class>/<image files>")
+    return root, tests
 
 
 def class_folders(path):
@@ -365,10 +407,18 @@ def image_files(path):
 
 
 def _tfds(config):
-    """A TFDS set prepared as ArrayRecord, which is read without TensorFlow.
+    """The test split is `test`, or `validation` where there is none or its labels are hidden."""
+    found = tfds_splits(config)
+    return Splits(found["train"], found["test" if "test" in found else "validation"])
 
-    The test split is `test`, or `validation` where there is none or its labels are not public.
+
+def tfds_splits(config, multilabel=False):
+    """{split: source} of the labelled splits of a TFDS set: train, and test or validation or both.
+
+    The set is prepared as ArrayRecord, which is read without TensorFlow. `multilabel`: its images
+    have any number of labels. Raises UserError as `load`.
     """
+    kind, label_key = (MultiLabelSource, "labels") if multilabel else (TfdsSource, "label")
     import tensorflow_datasets as tfds  # optional, and heavy
 
     name, data_dir = config.dataset, config.data_dir or None
@@ -391,11 +441,12 @@ def _tfds(config):
         raise UserError(f"TFDS set {name!r} is not prepared in {place}: {way_out}")
     # Pillow decodes `image` as it does for folders; other pictures (masks) are never decoded.
     pictures = [key for key in features if isinstance(features[key], tfds.features.Image)]
-    if "image" not in pictures or "label" not in features:
+    if "image" not in pictures or label_key not in features:
         raise UserError(
-            f"TFDS set {name!r} needs the features image and label; it has {', '.join(features)}"
+            f"TFDS set {name!r} needs the features image and {label_key}; "
+            f"it has {', '.join(features)}"
         )
-    label = features["label"]
+    label = features[label_key].feature if multilabel else features[label_key]
     names = label.names or [str(i) for i in range(label.num_classes)]
 
     def open_split(split):
@@ -406,7 +457,7 @@ def _tfds(config):
             download=False,
             decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()),
         )
-        return TfdsSource(records, names, load_size(config), config.channels, f"{name}:{split}")
+        return kind(records, names, load_size(config), config.channels, f"{name}:{split}")
 
     try:
         found = {split: open_split(split) for split in _TFDS_SPLITS if split in splits}
@@ -421,4 +472,4 @@ def _tfds(config):
             f"TFDS set {name!r} needs train and test (or validation) splits with labels; "
             f"it has {', '.join(splits)}"
         )
-    return Splits(found["train"], found[labelled[1]])
+    return {split: found[split] for split in labelled}

@@ -23,17 +23,17 @@ def picture(file, channels, name):
         raise _unreadable(name, error) from error
 
 
-def centre_square(image, size):
+def centre_square(image, size, resample=Image.Resampling.BILINEAR):
     """uint8 [size, size, C] of a Pillow image: its short side resized, the centre cut out.
 
-    Bilinear with antialiasing, as torchvision's Resize and CenterCrop.
+    Bilinear, unless told otherwise, with antialiasing, as torchvision's Resize and CenterCrop.
     """
     width, height = image.size
     if (width, height) != (size, size):
         short = min(width, height)
         # torchvision truncates the long side; a 1-pixel difference would shift the crop.
         width, height = size * width // short, size * height // short
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), resample)
         left, top = round((width - size) / 2), round((height - size) / 2)
         image = image.crop((left, top, left + size, top + size))
     return _pixels(image)
