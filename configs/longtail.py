@@ -5,7 +5,8 @@ python -m hsproto.train --workdir=runs/cifar100_lt \
 
 `imbalance_factor` is the rarest class's share of the commonest one's images, 0.1, 0.02 or 0.01, and
 `subset_seed` picks which images stay; the test set is whole. Beside it: `sampler=classes` (every
-class as often as any other), and with loss=cross_entropy or normface `logit_adjustment=1`.
+class as often as any other), with loss=cross_entropy or normface `logit_adjustment=1`, and with
+loss=dot_regression `balanced_lengths=true`, its authors' recipe for long tails.
 Data as in configs/cifar.py; an epoch is that of the part.
 
 The paper's test accuracy at 0.1 / 0.02 / 0.01, CIFAR-10-LT then CIFAR-100-LT:

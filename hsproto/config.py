@@ -117,6 +117,7 @@ def default():
     c.temperature = 0.1
     # Strength of the logit adjustment for long tails, of cross_entropy and normface; 0: none.
     c.logit_adjustment = 0.0
+    c.balanced_lengths = False  # dot_regression's prototypes longer, the rarer the class in a batch
     c.loss_groups = 1  # groups of the batch that see no negatives of each other; 1: global
     c.queue_size = 0  # past embeddings that stay in the loss, of ntce, nonl and scl
     c.queue_momentum = 0.0  # of the moving-average encoder that fills the queue; 0: the encoder
@@ -213,6 +214,10 @@ def validate(config):
         raise UserError(
             f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
             f"microbatches={config.microbatches}: a microbatch has statistics of its own"
+        )
+    if config.balanced_lengths and config.loss != "dot_regression":
+        raise UserError(
+            f"config key balanced_lengths=True goes with dot_regression; got loss={config.loss!r}"
         )
     if config.logit_adjustment:
         _check_logit_adjustment(config)

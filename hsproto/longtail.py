@@ -6,6 +6,8 @@ classes in the order of their labels, rho the config's `imbalance_factor`. A see
 training images a class has; logits can be adjusted by the classes' frequencies (Menon et al. 2021).
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hsproto.config import SOFTMAX_LOSSES
@@ -133,3 +135,17 @@ def log_prior(counts):
             "none"
         )
     return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def balanced_lengths(labels, num_classes, axis_name=None):
+    """Lengths of dot regression's prototypes for a batch, float32 [K]: sqrt((M/K_batch)/n_c).
+
+    M images of K_batch classes, n_c of class c; of a class without, 1. Every class in the batch
+    then has the same weight in the loss (Yang et al. 2022, for long tails). labels: int [B];
+    axis_name: mapped axis over which the batch is split, or None.
+    """
+    counts = jnp.sum(labels[:, None] == jnp.arange(num_classes), axis=0, dtype=jnp.float32)
+    if axis_name is not None:
+        counts = jax.lax.psum(counts, axis_name)
+    share = jnp.sum(counts) / jnp.maximum(jnp.sum(counts > 0), 1)
+    return jnp.where(counts > 0, jnp.sqrt(share / jnp.maximum(counts, 1.0)), 1.0)

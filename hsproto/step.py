@@ -14,7 +14,7 @@ import optax
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from hsproto import augment, evaluate, losses, models, optim, sharding
+from hsproto import augment, evaluate, longtail, losses, models, optim, sharding
 from hsproto import config as config_lib
 from hsproto import queue as queue_lib
 from hsproto import state as state_lib
@@ -34,6 +34,9 @@ def batch_loss(
     if config.loss == "cross_entropy":
         return losses.cross_entropy(outputs.features, prototypes, labels, bias=bias)
     if config.loss == "dot_regression":
+        if config.balanced_lengths:
+            lengths = longtail.balanced_lengths(labels, len(prototypes), axis_name)
+            prototypes = prototypes * lengths[:, None]
         return losses.dot_regression(outputs.features, prototypes, labels)
     if config.loss == "normface":
         return losses.normface(

@@ -4,13 +4,29 @@ import json
 import pickle
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from PIL import Image
-from runs import outcome, tiny_config
+from runs import ROOT, outcome, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import data, evaluate, longtail, losses, report, sampler, train
+from hsproto import (
+    data,
+    evaluate,
+    geometry,
+    longtail,
+    losses,
+    models,
+    report,
+    sampler,
+    sharding,
+    step,
+    train,
+)
+from hsproto.cli import load_config
 from hsproto.errors import UserError
 
 
@@ -42,6 +58,19 @@ def test_the_profile_of_cifar_10_at_a_hundredth_is_the_published_one():
     assert longtail.profile(50_000, 10, 0.01).tolist() == [
         5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50,
     ]  # fmt: skip
+
+
+def test_the_recipe_has_the_papers_protocol():
+    config = load_config(f"{ROOT}/configs/longtail.py")
+    assert (config.dataset, config.imbalance_factor, config.sampler) == (
+        "cifar100",
+        0.01,
+        "shuffle",
+    )
+    assert (config.backbone, config.stem, config.embedding) == ("resnet18", "cifar", "pooled")
+    assert (config.epochs, config.batch_size) == (1000, 512)
+    assert config.base_lr * config.batch_size / config.lr_batch == pytest.approx(0.2)
+    assert (config.schedule, config.momentum, config.weight_decay) == ("cosine", 0.9, 1e-4)
 
 
 def test_a_subset_holds_the_profile_and_images_keep_their_order_and_label():
@@ -106,6 +135,7 @@ def test_a_class_that_would_lose_every_image_is_named():
         ("imbalance_factor=100", "imbalance_factor=100.0 must be .* at most 1"),
         ("subset_seed=-1", "subset_seed"),
         ("logit_adjustment=-1", "logit_adjustment"),
+        ("balanced_lengths=true", "goes with dot_regression; got loss='nonl'"),
         ("logit_adjustment=1", "goes with cross_entropy, normface; got loss='nonl'"),
         ("logit_adjustment=1,loss=normface,sampler=classes", "sampler=shuffle"),
         ("logit_adjustment=1,loss=cross_entropy,batch_binding=true", "batch_binding=false"),
@@ -119,7 +149,7 @@ def test_values_that_make_no_sense_are_refused(argument, told):
 
 def test_runs_that_are_older_than_the_keys_hold_all_images():
     stored = config_lib.default().to_dict()
-    for key in ("imbalance_factor", "subset_seed", "logit_adjustment"):
+    for key in ("imbalance_factor", "subset_seed", "logit_adjustment", "balanced_lengths"):
         del stored[key]
     config = config_lib.from_json(json.dumps(stored))
     assert config_lib.differences(config, config_lib.default()) in ([], ["crop_on"])
@@ -131,9 +161,9 @@ def test_balanced_batches_hold_every_class_of_a_tail_alike():
     source = data.load(config).train
     assert longtail.class_counts(source).min() == 7
     drawn = sampler.make(source, config)
-    for step in range(3):
-        assert np.bincount(source.labels[drawn.indices(step)]).tolist() == [4] * 10
-    seen = np.concatenate([drawn.indices(step) for step in range(36)])
+    for number in range(3):
+        assert np.bincount(source.labels[drawn.indices(number)]).tolist() == [4] * 10
+    seen = np.concatenate([drawn.indices(number) for number in range(36)])
     assert set(seen) == set(range(len(source)))
 
 
@@ -170,6 +200,28 @@ def test_logits_shifted_by_the_prior_give_the_adjusted_softmax(loss):
         getattr(losses, loss)(
             features, weights, labels, **{**options, "bias": np.zeros(3, np.float32)}
         )
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_dot_regression_with_balanced_lengths_weighs_classes_alike(devices):
+    """Yang et al. 2022: prototypes of length sqrt((M/K_batch)/n_c) weigh a row by its square."""
+    config = config_lib.with_argument(config_lib.default(), "loss=dot_regression")
+    features = jax.random.normal(jax.random.key(0), (12, 6))
+    frame = geometry.simplex_etf(jax.random.key(1), 4, 6)
+    labels = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2])  # none of class 3
+    outputs = models.Outputs(features, features)
+    plain = step.batch_loss(config, outputs, frame, None, labels).values
+    config.balanced_lengths = True
+    rows = PartitionSpec("data")
+    balanced = jax.shard_map(
+        lambda outputs, labels: step.batch_loss(config, outputs, frame, None, labels, "data"),
+        mesh=sharding.make_mesh(jax.devices()[:devices]),
+        in_specs=(rows, rows),
+        out_specs=rows,
+    )(outputs, labels)
+    weights = (12 / 3) / np.array([6, 4, 2])[np.asarray(labels)]
+    np.testing.assert_allclose(balanced.values, plain * weights, rtol=1e-4)
+    np.testing.assert_allclose(np.bincount(labels, weights), 4)
 
 
 def test_a_prior_needs_an_image_of_each_class():
