@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 from PIL import Image
-from runs import ROOT, outcome, tiny_config
+from small_runs import ROOT, outcome, tiny_config
 
 from hsproto import config as config_lib
 from hsproto import (

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 from PIL import Image
-from runs import tiny_config
 from sklearn.datasets import load_digits
+from small_runs import tiny_config
 
 from hsproto import config as config_lib
 from hsproto import data, train, transfer
