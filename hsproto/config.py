@@ -3,6 +3,7 @@
 A file in `configs/` defines `get_config(arg)`: `default()` with the recipe's values, then
 `with_argument(config, arg)` for what stands behind the colon on the command line:
 `--config=configs/cifar.py:loss=nonl,dataset=cifar100,decay_epochs=60/75/90`.
+Recipes of the paper whose released code has other values take `variant=released_code` too.
 """
 
 import difflib
@@ -12,6 +13,7 @@ import re
 
 import ml_collections
 
+from hsproto import imagenet100
 from hsproto.errors import UserError
 
 LOSSES = (
@@ -41,6 +43,8 @@ _ALLOWED = {
     "channels": (1, 3),
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
+    "variant": ("", "paper", "released_code"),
+    "class_list": ("", *imagenet100.LISTS),
 }
 _POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
 _POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_dim", "decay_rate")
@@ -62,18 +66,21 @@ _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probabili
 # Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
 OPERATIONAL = ("data_dir", "placement", "workers", "log_every", "keep_checkpoints", "tensorboard")
 OPERATIONAL += ("checkpoint_every_epochs", "scl_block")
+OPERATIONAL += ("variant",)  # the values that it stands for are compared themselves
 
 
 def default():
     """The paper's CIFAR protocol as a ConfigDict; each key with its meaning."""
     c = ml_collections.ConfigDict()
     c.seed = 42
+    c.variant = ""  # whose values a recipe took: paper | released_code; empty: it has no variants
 
     # Data. `source` is how the set is stored, `dataset` its name there.
     c.dataset = "digits"
     c.source = "digits"  # digits | arrays | folder | tfds
     c.data_dir = ""
     c.num_classes = 0  # 0: as many as the data have
+    c.class_list = ""  # the classes that stay: imagenet100_cmc | imagenet100_kaggle; empty: all
     c.num_examples = 0  # training images; 0: as many as the data have
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3
@@ -147,24 +154,53 @@ def default():
     return c
 
 
-def with_argument(config, argument=None):
+def with_argument(config, argument=None, released_code=None):
     """`config` with the `key=value,key=value` of a command line, typed by the defaults.
 
-    Tuples are written with slashes (`decay_epochs=60/75/90`). Raises UserError on an unknown key
-    or a value of another type.
+    Tuples are written with slashes (`decay_epochs=60/75/90`). `released_code`, a dict, holds the
+    values of the recipe's `variant=released_code`; the argument's own values go before them.
+    Raises UserError on an unknown key or a value of another type.
     """
+    items = _items(argument)
+    variant = dict(items).get("variant")
+    if released_code is not None:
+        config.variant = variant or "paper"
+        config.update(released_code if variant == "released_code" else {})
+    elif variant is not None:
+        raise UserError(f"config key variant={variant!r}: this recipe has none, leave it out")
+    for key, text in items:
+        set_value(config, key, text, behind_colon=True)
+    return config
+
+
+def given(argument, key, default):
+    """What an argument string says of `key`, typed as `default`, which it is where it does not.
+
+    For recipes whose values depend on another key's. Raises UserError as `with_argument`.
+    """
+    found = dict(_items(argument))
+    return _typed(key, found[key], default) if key in found else default
+
+
+def _items(argument):
+    items = []
     for item in filter(None, (argument or "").split(",")):
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"config argument {item!r} is not of the form key=value")
-        set_value(config, key, text)
-    return config
+        items.append((key, text))
+    return items
 
 
-def set_value(config, key, text):
+def set_value(config, key, text, behind_colon=False):
     """Sets a key from text, typed by its default. Raises UserError as `with_argument`."""
     if key not in config:
         raise unknown_key(key, config)
+    if key == "variant" and not behind_colon:
+        raise UserError(
+            f"config key variant={text!r} is for the recipe to act on: "
+            f"--config=FILE.py:variant={text}"
+        )
     config[key] = _typed(key, text, config[key])
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsproto import subsets
 from hsproto.config import SOFTMAX_LOSSES
 from hsproto.errors import UserError
 
@@ -44,36 +45,7 @@ def subset(source, imbalance_factor, seed):
         # The bit generator is named because NumPy may change its default one.
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, label])))
         rows.append(generator.permutation(members)[:count])
-    kind = PictureSubset if hasattr(source, "picture") else Subset
-    return kind(source, np.sort(np.concatenate(rows)))
-
-
-class Subset:
-    """Some rows of a source (see `hsproto.data`)."""
-
-    def __init__(self, source, rows):
-        self._source, self._rows = source, rows
-        self.labels = np.asarray(source.labels)[rows]
-        self.class_names = source.class_names
-        if hasattr(source, "images"):
-            self.images = source.images[rows]
-
-    def __len__(self):
-        return len(self._rows)
-
-    def __getitem__(self, i):
-        return self._source[int(self._rows[i])]
-
-
-class PictureSubset(Subset):
-    """The same of a source that has whole pictures."""
-
-    def picture(self, i):
-        return self._source.picture(int(self._rows[i]))
-
-    def check(self):
-        if hasattr(self._source, "check"):
-            self._source.check()
+    return subsets.of_rows(source, np.sort(np.concatenate(rows)))
 
 
 def class_counts(source):

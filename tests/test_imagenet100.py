@@ -1,0 +1,67 @@
+"""ImageNet-100: its two lists, and both cut out of a folder of more classes."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hsproto import config as config_lib
+from hsproto import data, imagenet100
+from hsproto.errors import UserError
+
+
+@pytest.mark.parametrize("name", imagenet100.LISTS)
+def test_a_list_is_a_hundred_sorted_ids_of_its_hash(name):
+    wnids = imagenet100.wnids(name)
+    assert len(set(wnids)) == 100 and list(wnids) == sorted(wnids)
+    assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in wnids)
+    assert imagenet100.digest(wnids) == imagenet100.SHA256[name]
+
+
+def test_the_two_lists_are_those_of_that_name():
+    cmc, kaggle = map(imagenet100.wnids, ("imagenet100_cmc", "imagenet100_kaggle"))
+    assert "n02869837" in cmc and "n02090622" in cmc
+    assert (kaggle[0], kaggle[-1]) == ("n01440764", "n02077923")
+    assert len(set(cmc) & set(kaggle)) == 8
+
+
+def folder(root, wnids):
+    """Two training images and a test image of each class, grey at the class's place in `wnids`."""
+    for place, wnid in enumerate(wnids):
+        for split, names in (("train", "ab"), ("val", "c")):
+            (root / split / wnid).mkdir(parents=True)
+            for name in names:
+                Image.new("RGB", (4, 4), (place,) * 3).save(root / split / wnid / f"{name}.png")
+
+
+def config_of(root, argument=""):
+    argument = f"source=folder,image_size=4,data_dir={root},{argument}"
+    return config_lib.with_argument(config_lib.default(), argument)
+
+
+def test_the_classes_of_a_list_stay_relabelled_in_their_order(tmp_path):
+    every = sorted(set().union(*map(imagenet100.wnids, imagenet100.LISTS)))
+    folder(tmp_path, every)
+    for name in imagenet100.LISTS:
+        wnids = imagenet100.wnids(name)
+        train, test = data.load(config_of(tmp_path, f"class_list={name},num_classes=100"))
+        assert train.class_names == test.class_names == wnids
+        assert (len(train), len(test)) == (200, 100)
+        for i in (0, 57, 99):
+            image, label = test[i]
+            assert label == test.labels[i] == i and image[0, 0, 0] == every.index(wnids[i])
+            picture, label = train.picture(2 * i)
+            assert label == i and picture.getpixel((0, 0))[0] == every.index(wnids[i])
+    rare = data.load(config_of(tmp_path, "class_list=imagenet100_cmc,imbalance_factor=0.5")).train
+    assert np.bincount(rare.labels).tolist() == [2] + [1] * 99
+
+
+def test_a_folder_of_just_the_list_is_taken_as_it_is_and_another_refused(tmp_path):
+    folder(tmp_path, imagenet100.wnids("imagenet100_cmc"))
+    assert isinstance(
+        data.load(config_of(tmp_path, "class_list=imagenet100_cmc")).train, data.FolderSource
+    )
+    with pytest.raises(UserError, match="lack 92 of its 100 classes") as caught:
+        data.load(config_of(tmp_path, "class_list=imagenet100_kaggle"))
+    assert "\n" not in str(caught.value)
