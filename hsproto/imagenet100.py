@@ -61,6 +61,7 @@ def digest(names):
 def subset(source, name):
     """The images of a source whose classes are in the list `name`, as a source of 100 classes.
 
+    Reads the labels of all images; of a TFDS set that means every record, once.
     Raises UserError where the source lacks one of them.
     """
     names = wnids(name)

@@ -85,7 +85,7 @@ def open_set(config, dataset, source, data_dir, metric):
     """
     config = config.copy_and_resolve_references()
     config.update(dataset=dataset, source=source, data_dir=data_dir, num_classes=0, load_size=0)
-    config.imbalance_factor = 1.0
+    config.update(imbalance_factor=1.0, class_list="")
     if source == "tfds":
         parts = data.tfds_splits(config, multilabel=metric == "average_precision")
         if "test" not in parts:

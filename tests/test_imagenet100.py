@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from hsproto import config as config_lib
-from hsproto import data, imagenet100
+from hsproto import data, imagenet100, transfer
 from hsproto.errors import UserError
 
 
@@ -65,3 +65,9 @@ def test_a_folder_of_just_the_list_is_taken_as_it_is_and_another_refused(tmp_pat
     with pytest.raises(UserError, match="lack 92 of its 100 classes") as caught:
         data.load(config_of(tmp_path, "class_list=imagenet100_kaggle"))
     assert "\n" not in str(caught.value)
+
+
+def test_other_data_sets_are_not_cut_by_the_list_of_the_run():
+    config = config_of("", "class_list=imagenet100_cmc,channels=1")
+    parts = transfer.open_set(config, "digits", "digits", "", "top1")
+    assert len(parts["train"].class_names) == 10
