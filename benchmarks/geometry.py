@@ -10,12 +10,11 @@ computes them. It is timed on `--sample` classes and scaled to all of them, whic
 import argparse
 import importlib.metadata
 import json
-import os
-import platform
 import time
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 
 from hsproto import geometry
@@ -35,15 +34,6 @@ def seconds(function):
     start = time.perf_counter()
     result = function()
     return time.perf_counter() - start, result
-
-
-def machine():
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return f"{cpu}, {os.cpu_count()} cores"
 
 
 def main():
@@ -89,7 +79,7 @@ def main():
         "ratio_with_vectors": textbook[True] / warm,
         "erank_intra": float(measured["erank_intra"]),
         "erank_intra_textbook_on_sample": float(np.mean(ranks)),
-        "machine": machine(),
+        "machine": measuring.machine(),
         "versions": {p: importlib.metadata.version(p) for p in ("jax", "jaxlib", "numpy")},
     }
     for key, value in result.items():

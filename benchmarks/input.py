@@ -13,11 +13,11 @@ import argparse
 import importlib.metadata
 import json
 import os
-import platform
 import tempfile
 import time
 
 import jax
+import measuring
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -81,15 +81,6 @@ def measure(root, size, batch_size, workers, args):
     return rates, ratios
 
 
-def machine():
-    cpu = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return f"{cpu}, {os.cpu_count()} cores"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=512, help="files of a set")
@@ -112,7 +103,7 @@ def main():
     versions = {p: importlib.metadata.version(p) for p in ("grain", "jax", "numpy", "pillow")}
     if args.out:
         with open(args.out, "w") as file:
-            report = {"results": results, "machine": machine(), "versions": versions}
+            report = {"results": results, "machine": measuring.machine(), "versions": versions}
             json.dump(report, file, indent=1)
 
 

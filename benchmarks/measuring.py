@@ -143,7 +143,11 @@ def processor():
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":")[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
-        return platform.processor()
+        return platform.processor() or platform.machine()
+
+
+def machine():
+    return f"{processor()}, {os.cpu_count()} cores"
 
 
 def environment(*packages):

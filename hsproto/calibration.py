@@ -19,7 +19,7 @@ import numpy as np
 from scipy import optimize, special
 
 from hsproto import cli, distributed, report
-from hsproto.classifier import Run, add_flags
+from hsproto.classifier import Run
 from hsproto.errors import UserError
 from hsproto.writer import to_json, write_text
 
@@ -128,7 +128,7 @@ def table(result):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.calibration")
-    add_flags(parser)
+    cli.add_run_flags(parser)
     parser.add_argument("--bins", type=int, default=15, help="of ECE (default 15)")
     parser.add_argument("--fit_share", type=float, default=0.2, help="of the test set, to fit by")
     parser.add_argument("--seed", type=int, default=0, help="of that share")

@@ -7,7 +7,9 @@ import warnings
 import orbax.checkpoint as ocp
 
 from hsproto import distributed
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
+
+_LENGTH = 200  # of what is told of an error: Orbax's and TensorStore's run to pages
 
 
 class Checkpoints:
@@ -51,8 +53,8 @@ class Checkpoints:
             kept = self.steps()
             newest = f"that of step {kept[-1]}" if kept else "yet to come"
             warnings.warn(
-                f"a checkpoint could not be written: {_one_line(error)}; the run goes on, its "
-                f"newest is {newest}",
+                f"a checkpoint could not be written: {one_line(error, _LENGTH)}; the run goes on, "
+                f"its newest is {newest}",
                 stacklevel=3,
             )
 
@@ -82,7 +84,7 @@ class Checkpoints:
             except Exception as raised:  # Orbax and TensorStore raise many kinds
                 error = raised
             if not distributed.everywhere(error is None):  # all go on from the same one
-                reason = _one_line(error or "another process cannot read it")
+                reason = one_line(error or "another process cannot read it", _LENGTH)
                 warnings.warn(
                     f"checkpoint of step {candidate} is not readable: {reason}", stacklevel=2
                 )
@@ -110,7 +112,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"the checkpoint of step {step} in {self._directory} cannot be reached "
-                f"({_one_line(error)}): the same command goes on when the storage is back"
+                f"({one_line(error, _LENGTH)}): the same command goes on when the storage is back"
             ) from error
 
     def _set_aside(self, steps):
@@ -121,7 +123,3 @@ class Checkpoints:
             os.rename(source, os.path.join(self._directory, f"unreadable_{step}_{time.time_ns()}"))
         distributed.barrier("set aside")
         self._manager.reload()
-
-
-def _one_line(error):
-    return " ".join(str(error).split())[:200]

@@ -93,9 +93,3 @@ class Run:
     def on_host(self, array):
         """A global array as NumPy's, in every process."""
         return np.asarray(self._gather(array))
-
-
-def add_flags(parser):
-    """The flags that say which state of which run."""
-    parser.add_argument("--workdir", required=True, help="the workdir of a run")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")

@@ -42,6 +42,12 @@ class Parser(argparse.ArgumentParser):
         return args, load_config(args.config, overrides)
 
 
+def add_run_flags(parser):
+    """The flags that say which state of which run."""
+    parser.add_argument("--workdir", required=True, help="the workdir of a run")
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+
+
 def load_config(location, overrides=()):
     """The checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
     path = location.partition(":")[0]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hsproto import decode, imagenet100, longtail
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -275,7 +275,7 @@ def _arrays(config):
             missing = [key for key in keys if key not in file]
             arrays = [] if missing else [file[key] for key in keys]
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = decode.one_line(error)
+        reason = one_line(error)
         raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
@@ -435,7 +435,7 @@ def tfds_splits(config, multilabel=False):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (ValueError, AssertionError) as error:  # no such name; no such version or config
-        reason = decode.one_line(error).split(" Available datasets")[0]
+        reason = one_line(error).split(" Available datasets")[0]
         raise UserError(
             f"config key dataset={name!r} is neither in {place} nor known to TFDS: {reason}"
         ) from error

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
 
 
 def picture(file, channels, name):
@@ -55,11 +55,6 @@ def check_headers(paths):
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(_check_header, paths):
             pass
-
-
-def one_line(error):
-    """The text of an exception on a single line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _pixels(image):

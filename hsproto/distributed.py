@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
 
 # A process that is silent for so long counts as lost; the others then end.
 HEARTBEAT_SECONDS = 30
@@ -53,7 +53,7 @@ def join(args):
         jax.distributed.initialize(*named, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes could not be joined: {' '.join(str(error).split())[:300]}; "
+            f"the processes could not be joined: {one_line(error, 300)}; "
             "see --coordinator, --num_processes and --process_id"
         ) from None
 
@@ -94,7 +94,7 @@ def end_where_one_is_lost():
 
 
 def _end_lost(error):
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, 200)
     print(
         f"hsproto: process {jax.process_index()} of {jax.process_count()} lost another one and "
         f"ends; the same command resumes ({reason})",

@@ -3,3 +3,8 @@
 
 class UserError(Exception):
     """Bad input. The command line prints its message as one line and exits with status 2."""
+
+
+def one_line(error, length=None):
+    """The text of an exception on a single line, its first `length` characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:length]

@@ -238,8 +238,7 @@ def _version(package):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.evaluate")
-    parser.add_argument("--workdir", required=True, help="the workdir of a run")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    cli.add_run_flags(parser)
     parser.add_argument(
         "--logit_adjustment", type=float, default=1.0, metavar="STRENGTH",
         help="of accuracy_adjusted, where the training set is imbalanced; default: 1",

@@ -28,7 +28,7 @@ from PIL import Image
 from scipy import special
 
 from hsproto import classifier, cli, data, decode, distributed, prototypes, report
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
 from hsproto.numerics import matmul, unit
 from hsproto.writer import to_json, write_text
 
@@ -141,7 +141,7 @@ def _read_npz(path, config):
             key = next((key for key in ("test_images", "images") if key in file), None)
             images = file[key] if key else None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = decode.one_line(error)
+        reason = one_line(error)
         raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
     if images is None:
         raise UserError(f"--other={path} holds neither test_images nor images")
@@ -161,7 +161,7 @@ def _read_npz(path, config):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.ood")
-    classifier.add_flags(parser)
+    cli.add_run_flags(parser)
     parser.add_argument(
         "--other", required=True, nargs="+", metavar="SET", help="npz, folder, tfds:"
     )

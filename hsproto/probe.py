@@ -192,8 +192,7 @@ def _initial(config, dim):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.probe")
-    parser.add_argument("--workdir", required=True, help="the workdir of a run")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    cli.add_run_flags(parser)
     parser.add_argument("--methods", default=",".join(METHODS), help="default: all four")
     parser.add_argument("--epochs", type=float, default=100)
     parser.add_argument("--learning_rate", type=float, default=5.0, help="default: 5, CIFAR's")

@@ -25,9 +25,9 @@ import time
 import numpy as np
 
 from hsproto import cli, data, distributed, report
-from hsproto.classifier import Run, add_flags
-from hsproto.decode import centre_square, one_line
-from hsproto.errors import UserError
+from hsproto.classifier import Run
+from hsproto.decode import centre_square
+from hsproto.errors import UserError, one_line
 from hsproto.writer import duration, to_json, write_text
 
 # Mean top-1 error of AlexNet over the five severities of ImageNet-C (Hendrycks & Dietterich 2019).
@@ -248,7 +248,7 @@ def _chosen(argument, there):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.robustness")
-    add_flags(parser)
+    cli.add_run_flags(parser)
     parser.add_argument("--corrupted", required=True, metavar="DIR", help="the corrupted images")
     parser.add_argument("--layout", choices=("auto", "npy", "folder"), default="auto")
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: the 15 standard ones")

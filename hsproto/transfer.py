@@ -269,8 +269,7 @@ def _earlier(path):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.transfer")
-    parser.add_argument("--workdir", required=True, help="the workdir of a run")
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    cli.add_run_flags(parser)
     parser.add_argument("--datasets", default=",".join(DATASETS), help="default: the paper's eight")
     parser.add_argument(
         "--source", default="tfds", choices=("tfds", "folder", "arrays", "digits"),

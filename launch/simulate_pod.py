@@ -19,15 +19,10 @@ import subprocess
 import sys
 import threading
 
+from interpreter import interpreter
+
 # What is left of a run gets so long to end by itself once one process has failed.
 GRACE_SECONDS = 60
-
-
-def interpreter():
-    """$PYTHON, the virtual environment that this runs in, .venv's, or the one that runs this."""
-    own = sys.executable if sys.prefix != sys.base_prefix else None
-    there = ".venv/bin/python" if os.path.exists(".venv/bin/python") else sys.executable
-    return os.environ.get("PYTHON") or own or there
 
 
 def free_port():

@@ -1,4 +1,4 @@
-"""One process of several that take ten steps of some losses; process 0 writes what came out."""
+"""One process of several that take ten steps of every loss; process 0 writes what came out."""
 
 import argparse
 import sys
@@ -7,18 +7,18 @@ import jax
 import numpy as np
 from test_step import after_steps
 
+from hsproto import config as config_lib
 from hsproto import distributed
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", required=True)
-    parser.add_argument("--losses", nargs="+", required=True)
     distributed.add_flags(parser)
     args = parser.parse_args()
     distributed.join(args)
     found = {}
-    for loss in args.losses:
+    for loss in config_lib.LOSSES:
         losses, state = after_steps(f"loss={loss}", jax.device_count(), steps=10)
         found[loss] = losses
         found |= {f"{loss}/{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}

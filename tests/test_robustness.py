@@ -29,7 +29,7 @@ RESNET50_ACCURACIES = {
     "jpeg_compression": (0.6664, 0.6244, 0.5982, 0.4728, 0.3144),
 }
 
-# AlexNet's own errors, as the authors gave them (hendrycks/robustness, issue 10).
+# AlexNet's own errors, as the authors gave them (github.com/hendrycks/robustness/issues/10).
 ALEXNET = {
     "gaussian_noise": (0.69528, 0.82542, 0.93554, 0.98138, 0.99452),
     "shot_noise": (0.71224, 0.85108, 0.93574, 0.98182, 0.99146),
