@@ -10,7 +10,9 @@ RESNETS = {
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
 VITS = {"vit_s": dict(dim=384, num_heads=6), "vit_b": dict(dim=768, num_heads=12)}
-BACKBONES = (*RESNETS, *VITS, "convnet")
+# Channels of the four layers over `width`.
+CONVNETS = {"convnet": (1, 1, 1, 1), "convnet_wide": (1, 1, 1, 4)}
+BACKBONES = (*RESNETS, *VITS, *CONVNETS)
 STEMS = ("cifar", "imagenet")
 EMBEDDINGS = ("pooled", "signed", "signed_bn")
 PROJECTIONS = ("none", "linear", "mlp")
@@ -38,8 +40,8 @@ def feature_dim(config):
         return config.embedding_dim
     if config.backbone in VITS:
         return VITS[config.backbone]["dim"]
-    if config.backbone == "convnet":
-        return config.width
+    if config.backbone in CONVNETS:
+        return config.width * CONVNETS[config.backbone][-1]
     return config.width * (8 if RESNETS[config.backbone][0] == "basic" else 32)
 
 

@@ -107,7 +107,7 @@ def default():
     c.std = ()
 
     # Model.
-    c.backbone = "resnet18"  # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet
+    c.backbone = "resnet18"  # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet, convnet_wide
     c.stem = "cifar"  # cifar | imagenet
     c.width = 64  # channels of the first stage
     c.patch_size = 16  # of a ViT

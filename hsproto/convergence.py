@@ -24,7 +24,7 @@ import os
 
 import numpy as np
 
-from hsproto import architecture, cli, config, report
+from hsproto import architecture, cli, config, runs
 from hsproto.errors import UserError
 from hsproto.writer import read_metrics, to_json, write_text
 
@@ -177,7 +177,7 @@ def analyse(workdirs, baseline=None, decay=0.5, tolerance=0.01):
 
 
 def _read(workdir):
-    summary = report.read_summary(workdir)
+    summary = runs.read_summary(workdir)
     records = read_metrics(os.path.join(workdir, "metrics.jsonl"))
     if not any(len(series(records, measure)[0]) for measure in RISES):
         raise UserError(f"{workdir}: its metrics.jsonl holds no evaluation")

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hsproto.architecture import LOSS_HEADS, RESNETS, VITS, validate
+from hsproto.architecture import CONVNETS, LOSS_HEADS, RESNETS, VITS, validate
 from hsproto.spectra import simplex_etf
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -206,20 +206,21 @@ class ResNet(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Four 3x3 convolutions of `width` channels with BatchNorm and ReLU, and the spatial mean.
+    """Four 3x3 convolutions of `channels` with BatchNorm and ReLU, and the spatial mean.
 
     The second and the fourth have stride 2: 8x8 digits train at thousands of images/s on a CPU.
     """
 
-    width: int
+    channels: tuple[int, ...]
     dtype: Any
     bn_groups: int = 1
 
     @nn.compact
     def __call__(self, images, train):
         x = images
-        for i, stride in enumerate((1, 2, 1, 2), start=1):
-            x = conv(self.width, 3, stride, self.dtype, f"conv{i}")(x)
+        layers = zip(self.channels, (1, 2, 1, 2), strict=True)
+        for i, (channels, stride) in enumerate(layers, start=1):
+            x = conv(channels, 3, stride, self.dtype, f"conv{i}")(x)
             x = nn.relu(batch_norm(train, self.dtype, f"bn{i}", self.bn_groups)(x))
         return average_pool(x)
 
@@ -339,8 +340,9 @@ class Model(nn.Module):
 def build(config, num_classes):
     """The model that `config` describes, for `num_classes` classes.
 
-    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b or convnet. `stem` and `width` (channels of
-      the first stage) are for the ResNets, `width` also for convnet, `patch_size` for the ViTs.
+    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, convnet, or convnet_wide, whose last layer
+      has 4 `width` channels. `stem` and `width` (channels of the first stage) are for the ResNets,
+      `width` also for the convnets, `patch_size` for the ViTs.
     - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
       class token). "signed" puts a linear layer after it, to `embedding_dim` dimensions (0: as many
       as the backbone has), "signed_bn" a BatchNorm. Non-negative features, as the pooled ones of
@@ -363,7 +365,8 @@ def build(config, num_classes):
     elif config.backbone in VITS:
         backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
     else:
-        backbone = ConvNet(config.width, dtype, groups)
+        channels = tuple(config.width * factor for factor in CONVNETS[config.backbone])
+        backbone = ConvNet(channels, dtype, groups)
     return Model(
         backbone=backbone,
         num_classes=num_classes,

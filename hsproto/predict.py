@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsproto import augment, cli, data, models, report, sharding
+from hsproto import augment, cli, data, models, runs, sharding
 from hsproto import state as state_lib
 from hsproto.numerics import matmul, unit
 
@@ -40,7 +40,7 @@ def main(argv):
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error(f"--top={args.top} must be at least 1")
-    stored = report.read_prototypes(args.workdir)
+    stored = runs.read_prototypes(args.workdir)
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = sharding.make_mesh(jax.local_devices()[:1])
     config, state, _ = state_lib.load(args.workdir, mesh)

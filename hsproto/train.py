@@ -18,8 +18,10 @@ from hsproto import (
     distributed,
     evaluate,
     feed,
+    figures,
     longtail,
     report,
+    runs,
     sampler,
     sharding,
 )
@@ -91,7 +93,7 @@ def train(config, workdir, profile_steps=0):
     if distributed.is_main():
         evaluate.write(workdir, summary, evaluation, splits.train.class_names)
         say(report.table(summary))
-        report.write_figures(workdir, workdir)
+        figures.write_figures(workdir, workdir)
     return summary
 
 
@@ -183,12 +185,12 @@ def _finished(workdir, config):
     """The summary of a run that is finished, with its pictures; None of another one."""
     if not os.path.exists(os.path.join(workdir, "summary.json")):
         return None
-    summary = report.read_summary(workdir)
+    summary = runs.read_summary(workdir)
     if summary["step"] != state_lib.total_steps(config):
         return None
     say(f"finished already\n{report.table(summary)}")
-    if distributed.is_main() and not report.has_figures(workdir):
-        report.write_figures(workdir, workdir)
+    if distributed.is_main() and not figures.has_figures(workdir):
+        figures.write_figures(workdir, workdir)
     return summary
 
 

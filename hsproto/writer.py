@@ -24,19 +24,29 @@ def to_json(value, **kwargs):
     return json.dumps(_finite(value), allow_nan=False, **kwargs)
 
 
-def read_metrics(path):
-    """The objects of a metrics.jsonl, a broken line (a run killed while writing) passed over."""
-    records = []
+def parse_metrics(path):
+    """(objects, number of broken lines) of a metrics.jsonl; a missing file has none of either.
+
+    A run that is killed while it writes leaves a broken line.
+    """
+    records, broken = [], 0
     if os.path.exists(path):
         with open(path, errors="replace") as file:
             for line in file:
                 try:
                     record = json.loads(line)
                 except ValueError:
-                    continue
+                    record = None
                 if isinstance(record, dict) and "step" in record:
                     records.append(record)
-    return records
+                else:
+                    broken += 1
+    return records, broken
+
+
+def read_metrics(path):
+    """The objects of a metrics.jsonl, broken lines passed over."""
+    return parse_metrics(path)[0]
 
 
 class MetricsWriter:

@@ -14,12 +14,14 @@ from hsproto import (
     data,
     evaluate,
     feed,
+    figures,
     geometry,
     models,
     predict,
     probe,
     prototypes,
     report,
+    runs,
     sharding,
 )
 from hsproto import state as state_lib
@@ -153,7 +155,7 @@ def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_pa
 def test_cosines_are_drawn_of_any_number_of_classes_by_any_name(names, tmp_path, recwarn):
     means = np.eye(len(names)) - 1 / len(names)
     arrays = {"prototypes": means, "class_means": means, "class_names": list(names)}
-    report._save(tmp_path / "cosines.png", report.cosine_figure(arrays))
+    figures._save(tmp_path / "cosines.png", figures.cosine_figure(arrays))
     assert (tmp_path / "cosines.png").stat().st_size > 1000 and not recwarn.list
 
 
@@ -171,7 +173,7 @@ def test_a_damaged_file_of_a_workdir_is_named(file, digits_run, tmp_path):
 
 
 def test_the_table_shows_what_is_undefined_as_a_dash(digits_run):
-    summary = report.read_summary(digits_run)
+    summary = runs.read_summary(digits_run)
     summary["test"]["nc1"] = None
     row = next(r for r in report.table(summary).splitlines() if r.startswith("nc1 "))
     assert row.split()[-3] == "-"

@@ -21,6 +21,7 @@ from hsproto import (
     losses,
     models,
     report,
+    runs,
     sampler,
     sharding,
     step,
@@ -241,7 +242,7 @@ def tail_run(tmp_path_factory):
 
 
 def test_a_run_on_a_tail_tells_accuracy_by_class_and_by_shots(tail_run, tmp_path, capsys):
-    summary = report.read_summary(tail_run)
+    summary = runs.read_summary(tail_run)
     per_class = summary["per_class"]
     counts = np.array(per_class["train_images"])
     images = data.load(tiny_config(argument=ARGUMENT)).train

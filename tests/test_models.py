@@ -99,7 +99,7 @@ def test_cifar_stem_has_a_3x3_kernel_where_the_imagenet_stem_has_7x7():
     assert size(imagenet.variables["params"]["backbone"]) == 11_168_832 + 64 * 3 * (49 - 9)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vit_s", "convnet"])
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "vit_s", "convnet", "convnet_wide"])
 @pytest.mark.parametrize(
     "embedding, embedding_dim", [("pooled", 0), ("signed", 0), ("signed", 24), ("signed_bn", 0)]
 )

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""Small versions of image sets for configs/small.py: half the side, some images of each class.
+
+  launch/small_data.py --from=DIR --out=SMALL [--train_images=10000] [NAME...]
+
+Reads DIR/NAME.npz (train_images and test_images uint8 [N, H, W(, C)], train_labels, test_labels,
+class_names) for cifar10, cifar100, tinyimagenet100 and fashion_mnist, those of them that are there,
+or for the names given, and writes SMALL/NAME.npz. Every pixel becomes the mean of 2 x 2. Of the
+training set the first images of each class stay, as many of each; the test set stays whole.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+
+NAMES = ("cifar10", "cifar100", "tinyimagenet100", "fashion_mnist")
+
+
+def halved(images):
+    """uint8 [N, H/2, W/2, C]: means over 2 x 2 pixels of images [N, H, W(, C)]."""
+    images = images[..., None] if images.ndim == 3 else images
+    count, height, width, channels = images.shape
+    pixels = images.reshape(count, height // 2, 2, width // 2, 2, channels)
+    return np.round(pixels.mean((2, 4), dtype=np.float32)).astype(np.uint8)
+
+
+def first_of_each(labels, num_classes, total):
+    """Rows of the first total/num_classes images of each class, ascending."""
+    each = total // num_classes
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(num_classes)]))
+
+
+def shrink(arrays, total):
+    rows = first_of_each(arrays["train_labels"], len(arrays["class_names"]), total)
+    return {
+        "train_images": halved(arrays["train_images"][rows]),
+        "train_labels": arrays["train_labels"][rows],
+        "test_images": halved(arrays["test_images"]),
+        "test_labels": arrays["test_labels"],
+        "class_names": arrays["class_names"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--from", dest="source", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--train_images", type=int, default=10_000)
+    args = parser.parse_args()
+    names = args.names or [n for n in NAMES if (args.source / f"{n}.npz").is_file()]
+    missing = [name for name in names if not (args.source / f"{name}.npz").is_file()]
+    if missing or not names:
+        told = ", ".join(missing) or "any of " + ", ".join(NAMES)
+        print(f"hsproto: --from={args.source} does not hold {told} as .npz", file=sys.stderr)
+        return 2
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        with np.load(args.source / f"{name}.npz") as stored:
+            small = shrink(stored, args.train_images)
+        np.savez(args.out / f"{name}.npz", **small)
+        print(args.out / f"{name}.npz", {k: v.shape for k, v in small.items()}, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
