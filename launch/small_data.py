@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Small versions of image sets for configs/small.py: half the side, some images of each class.
 
-  launch/small_data.py --from=DIR --out=SMALL [--train_images=10000] [NAME...]
+  launch/small_data.py --from=DIR --out=SMALL [--train_images=3000] [NAME...]
 
 Reads DIR/NAME.npz (train_images and test_images uint8 [N, H, W(, C)], train_labels, test_labels,
 class_names) for cifar10, cifar100, tinyimagenet100 and fashion_mnist, those of them that are there,
-or for the names given, and writes SMALL/NAME.npz. Every pixel becomes the mean of 2 x 2. Of the
-training set the first images of each class stay, as many of each; the test set stays whole.
+or for the names given. Every pixel becomes the mean of 2 x 2. SMALL/NAME.npz has of the training
+set the first images of each class, as many of each; SMALL/whole/NAME.npz, for
+configs/small_longtail.py, all of them. The test set stays whole.
 """
 
 import argparse
@@ -32,15 +33,17 @@ def first_of_each(labels, num_classes, total):
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(num_classes)]))
 
 
-def shrink(arrays, total):
+def shrink(arrays):
+    """The arrays of an npz with images of half the side."""
+    images = {key: halved(arrays[key]) for key in ("train_images", "test_images")}
+    kept = ("train_labels", "test_labels", "class_names")
+    return images | {key: arrays[key] for key in kept}
+
+
+def part(arrays, total):
+    """Arrays with `total` of their training images."""
     rows = first_of_each(arrays["train_labels"], len(arrays["class_names"]), total)
-    return {
-        "train_images": halved(arrays["train_images"][rows]),
-        "train_labels": arrays["train_labels"][rows],
-        "test_images": halved(arrays["test_images"]),
-        "test_labels": arrays["test_labels"],
-        "class_names": arrays["class_names"],
-    }
+    return arrays | {key: arrays[key][rows] for key in ("train_images", "train_labels")}
 
 
 def main():
@@ -50,7 +53,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--from", dest="source", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--train_images", type=int, default=10_000)
+    parser.add_argument("--train_images", type=int, default=3000)
     args = parser.parse_args()
     names = args.names or [n for n in NAMES if (args.source / f"{n}.npz").is_file()]
     missing = [name for name in names if not (args.source / f"{name}.npz").is_file()]
@@ -58,12 +61,15 @@ def main():
         told = ", ".join(missing) or "any of " + ", ".join(NAMES)
         print(f"hsproto: --from={args.source} does not hold {told} as .npz", file=sys.stderr)
         return 2
-    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "whole").mkdir(parents=True, exist_ok=True)
     for name in names:
         with np.load(args.source / f"{name}.npz") as stored:
-            small = shrink(stored, args.train_images)
-        np.savez(args.out / f"{name}.npz", **small)
-        print(args.out / f"{name}.npz", {k: v.shape for k, v in small.items()}, flush=True)
+            whole = shrink(stored)
+        small = {args.out: part(whole, args.train_images), args.out / "whole": whole}
+        for folder, arrays in small.items():
+            np.savez(folder / f"{name}.npz", **arrays)
+            shapes = {key: value.shape for key, value in arrays.items()}
+            print(folder / f"{name}.npz", shapes, flush=True)
     return 0
 
 

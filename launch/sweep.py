@@ -16,23 +16,14 @@ Status: 0 when all cells are finished, 2 for a mistake in the flags, else 1.
 """
 
 import argparse
-import concurrent.futures
 import itertools
-import json
-import os
 import pathlib
-import queue
 import shlex
-import signal
 import statistics
-import subprocess
 import sys
-import time
 
 from interpreter import interpreter
-
-running = set()
-stopping = False
+from jobs import Pool, of_another_config, test_accuracy, training
 
 
 def cells(args):
@@ -52,61 +43,9 @@ def usage(message):
     return 2
 
 
-def command(args, cell, workdir):
+def job(args, cell, workdir):
     separator = "," if ":" in args.config else ":"
-    config = f"--config={args.config}{separator}{','.join(cell)}"
-    return [*shlex.split(args.launcher), config, f"--workdir={workdir}"]
-
-
-def accuracy(workdir):
-    """Test accuracy of a finished cell, or None."""
-    try:
-        return json.loads((workdir / "summary.json").read_text())["test"]["accuracy"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def other_config(args, cell, workdir):
-    """Whether a cell was begun by another --config, whose results would pass for this one's."""
-    begun = workdir / "cell.txt"
-    return begun.exists() and begun.read_text() != command(args, cell, workdir)[-2]
-
-
-def begin(args, cell, workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "cell.txt").write_text(command(args, cell, workdir)[-2])
-
-
-def train(args, cell, workdir, gpus):
-    """Runs a cell to its end; its status, or None where the sweep was stopped before."""
-    if stopping:
-        return None
-    begin(args, cell, workdir)
-    gpu = gpus.get()
-    environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
-    try:
-        with open(workdir / "log.txt", "a") as log:
-            process = subprocess.Popen(
-                command(args, cell, workdir),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,  # so that Ctrl-C comes here alone
-            )
-            running.add(process)
-            status = process.wait()
-            running.discard(process)
-    finally:
-        gpus.put(gpu)
-    return status
-
-
-def stop(*_):
-    """Running cells save and end; no other is begun."""
-    global stopping
-    stopping = True
-    for process in list(running):
-        process.send_signal(signal.SIGTERM)
+    return training(shlex.split(args.launcher), args.config + separator + ",".join(cell), workdir)
 
 
 def main():
@@ -127,48 +66,28 @@ def main():
     if args.seeds < 1 or args.jobs < 1:
         return usage("--seeds and --jobs must be at least 1")
     grid = {name: (cell, args.out / name) for name, cell in cells(args).items()}
-    waiting = {n: c for n, c in grid.items() if accuracy(c[1]) is None}
+    jobs = {name: job(args, *place) for name, place in grid.items()}
     if args.dry_run:
-        for name, (cell, workdir) in grid.items():
-            done = "" if name in waiting else "  # finished"
-            print(shlex.join(command(args, cell, workdir)) + done)
+        for found in jobs.values():
+            done = "" if found.result() is None else "  # finished"
+            print(shlex.join(found.command) + done)
         return 0
-
-    others = [name for name, (cell, workdir) in grid.items() if other_config(args, cell, workdir)]
+    others = [found.folder for found in jobs.values() if of_another_config(found)]
     if others:
-        return usage(f"{args.out / others[0]} holds a run of another --config, take another --out")
+        return usage(f"{others[0]} holds a run of another --config, take another --out")
 
-    slots = args.gpus.split(",") if args.gpus else [None] * args.jobs
-    gpus = queue.Queue()
-    for slot in slots:
-        gpus.put(slot)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    print(f"{len(grid)} cells, {len(grid) - len(waiting)} finished already", flush=True)
-    start, statuses = time.monotonic(), []
-    with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
-        futures = {pool.submit(train, args, *cell, gpus): n for n, cell in waiting.items()}
-        for future in concurrent.futures.as_completed(futures):
-            name, status = futures[future], future.result()
-            if status is None:
-                continue
-            statuses.append(status)
-            reached = accuracy(grid[name][1])
-            told = f"status {status}, see {grid[name][1] / 'log.txt'}"
-            told = told if reached is None else f"test accuracy {reached:.4f}"
-            left = (time.monotonic() - start) / len(statuses) * (len(waiting) - len(statuses))
-            print(f"{name}: {told}  ({len(statuses)}/{len(waiting)}, ETA {left:.0f} s)", flush=True)
+    statuses = Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs).run(jobs, "cells")
     tell(grid)
-    if all(accuracy(workdir) is not None for _, workdir in grid.values()):
+    if all(found.result() is not None for found in jobs.values()):
         return 0
-    return 2 if set(statuses) == {2} else 1
+    return 2 if set(statuses.values()) == {2} else 1
 
 
 def tell(grid):
     """Prints mean and standard deviation over the seeds of each finished cell."""
     groups = {}
     for cell, workdir in grid.values():
-        groups.setdefault(",".join(cell[:-1]), []).append(accuracy(workdir))
+        groups.setdefault(",".join(cell[:-1]), []).append(test_accuracy(workdir))
     print("test accuracy, mean ± standard deviation over finished seeds")
     for name, values in groups.items():
         values = [value for value in values if value is not None]

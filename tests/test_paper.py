@@ -1,0 +1,109 @@
+"""The studies of the paper's tables run each cell once, at the paper's scale and at a desk's."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from small_runs import ROOT
+from test_launch import launch, stand_in
+
+from hsproto import architecture, cli
+
+sys.path.insert(0, str(ROOT / "launch"))
+SPEC = importlib.util.spec_from_file_location("paper", ROOT / "launch/paper.py")
+paper = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(paper)
+
+
+@pytest.mark.parametrize("profile", ["paper", "small"])
+@pytest.mark.parametrize("name", paper.STUDIES)
+def test_every_cell_of_every_study_is_a_config_that_can_run(name, profile):
+    found = paper.cells(paper.STUDIES[name], profile, 1, {})
+    assert found
+    for recipe, cell in found.values():
+        items = ",".join(map("=".join, cell.items()))
+        config = cli.load_config(f"{ROOT}/configs/{recipe}.py:{items}")
+        architecture.validate(config, 10 if config.dataset in ("cifar10", "fashion_mnist") else 100)
+        assert config.seed == 0
+
+
+@pytest.mark.parametrize("profile", ["paper", "small"])
+def test_studies_share_the_cells_that_they_have_in_common(profile):
+    names = {
+        study: set(paper.cells(paper.STUDIES[study], profile, 3, {})) for study in paper.STUDIES
+    }
+    assert names["factorial"] <= names["accuracy"]
+    assert names["transfer"] <= names["accuracy"] and names["robustness"] <= names["accuracy"]
+    pooled = {name for name in names["embedding"] if "signed" not in name}
+    assert pooled <= names["accuracy"] and len(pooled) == 2 * 6 * 3
+    # The batch size and temperature of the recipe are its own ones in a grid too.
+    assert names["temperature"] & names["accuracy"]
+
+
+def test_a_study_trains_then_measures_and_repeats_nothing(tmp_path):
+    body = """
+module=$2
+for flag in "$@"; do case "$flag" in
+--workdir=*) dir=${flag#*=} ;; --out=*) out=${flag#*=} ;; esac; done
+case $module in
+hsproto.train) echo '{"test": {"accuracy": 0.5}}' > "$dir/summary.json" ;;
+hsproto.corruptions) for i in $(seq 16); do echo > "$out/$i.npy"; done ;;
+hsproto.ood) exit 1 ;;
+esac"""
+    python = stand_in(tmp_path, "python", body)
+    out = tmp_path / "out"
+    flags = ("robustness", "--profile=small", f"--out={out}", "--data_dir=d e", "--seeds=2")
+    flags += ("--jobs=2", "--where", "dataset=cifar10", "--where", "loss=nonl,ntce")
+    done, calls = launch(tmp_path, "paper.py", *flags, PYTHON=str(python))
+    trained = [call for call in calls if "hsproto.train" in call]
+    assert len(trained) == 4 and done.returncode == 1, done.stderr
+    assert any("loss=nonl,seed=1,data_dir=d e" in call for call in trained)
+    assert sum("hsproto.corruptions" in call for call in calls) == 1
+    measured = [call for call in calls if "--workdir" in call and "hsproto.train" not in call]
+    assert len(measured) == 4 * 4, "robustness, calibration, retrieval and ood of each run"
+    # Only what failed is done again.
+    before = len(calls)
+    done, calls = launch(tmp_path, "paper.py", *flags, PYTHON=str(python))
+    assert len(calls) == before + 4 and all("hsproto.ood" in c for c in calls[before:])
+    done, _ = launch(tmp_path, "paper.py", *flags, "--set=epochs=3", PYTHON=str(python))
+    assert done.returncode == 2 and "another --config" in done.stderr
+
+
+def test_what_a_study_needs_is_asked_for(tmp_path):
+    for flags, told in (
+        (["nothing", "--out=x"], "must be of: accuracy"),
+        (["accuracy"], "--out is needed"),
+        (["accuracy", "--profile=small", "--out=x"], "needs --data_dir"),
+    ):
+        done, calls = launch(tmp_path, "paper.py", *flags)
+        assert done.returncode == 2 and told in done.stderr and not calls
+    done, _ = launch(tmp_path, "paper.py", "--list")
+    assert all(name in done.stdout for name in paper.STUDIES)
+
+
+def test_small_sets_hold_means_of_pixels_and_the_first_images_of_each_class(tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {
+        "train_images": random.integers(0, 256, (40, 8, 8), np.uint8),
+        "train_labels": np.arange(40) % 4,
+        "test_images": random.integers(0, 256, (6, 8, 8), np.uint8),
+        "test_labels": np.arange(6) % 4,
+        "class_names": np.array(list("abcd")),
+    }
+    np.savez(tmp_path / "mine.npz", **arrays)
+    flags = (f"--from={tmp_path}", f"--out={tmp_path / 'small'}", "--train_images=8")
+    done, _ = launch(tmp_path, "small_data.py", *flags, "mine")
+    assert done.returncode == 0, done.stderr
+    with (
+        np.load(tmp_path / "small/mine.npz") as small,
+        np.load(tmp_path / "small/whole/mine.npz") as whole,
+    ):
+        assert small["train_images"].shape == (8, 4, 4, 1)
+        assert whole["train_images"].shape == (40, 4, 4, 1)
+        np.testing.assert_array_equal(small["train_labels"], np.arange(8) % 4)
+        np.testing.assert_array_equal(small["test_images"], whole["test_images"])
+        corner = arrays["train_images"][3, :2, :2].mean()
+        assert abs(float(small["train_images"][3, 0, 0, 0]) - corner) <= 0.5
+    done, _ = launch(tmp_path, "small_data.py", *flags)
+    assert done.returncode == 2 and "does not hold any of cifar10" in done.stderr
