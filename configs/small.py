@@ -4,11 +4,11 @@ python launch/small_data.py --from=DIR --out=SMALL
 python -m hsproto.train --workdir=runs/small --config=configs/small.py:data_dir=SMALL,loss=nonl
 
 `dataset` is cifar10, cifar100, tinyimagenet100 or fashion_mnist, of which the first command makes
-small ones: half the side, 3,000 training images. So few, seen 50 times without crops, are learnt by
-heart: collapse is a matter of the end of training. All losses share all values; only scl trains with
-its head and on two views by the paper's augmentation. The temperature is what the paper recommends,
-0.2 for few classes and 0.1 for many; a batch of many classes is larger, so that it holds most of
-them. `embedding=signed` can form a simplex, the paper's `pooled` cannot.
+small ones: half the side, 3,000 training images. So few, seen 50 times without crops, are learnt
+by heart: collapse is a matter of the end of training. All losses share all values; only scl trains
+with its head and on two views by the paper's augmentation. The temperature is what the paper
+recommends, 0.2 for few classes and 0.1 for many; a batch of many classes is larger, so that it
+holds most of them. `embedding=signed` can form a simplex, the paper's `pooled` cannot.
 
 What came out, over losses, data sets and seeds: docs/results/README.md.
 """
