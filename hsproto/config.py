@@ -13,7 +13,7 @@ import re
 
 import ml_collections
 
-from hsproto import imagenet100
+from hsproto import coarse, imagenet100
 from hsproto.errors import UserError
 
 LOSSES = (
@@ -45,6 +45,7 @@ _ALLOWED = {
     "schedule": ("cosine", "step"),
     "variant": ("", "paper", "released_code"),
     "class_list": ("", *imagenet100.LISTS),
+    "class_groups": ("", *coarse.GROUPS),
 }
 _POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
 _POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_dim", "decay_rate")
@@ -81,6 +82,7 @@ def default():
     c.data_dir = ""
     c.num_classes = 0  # 0: as many as the data have
     c.class_list = ""  # the classes that stay: imagenet100_cmc | imagenet100_kaggle; empty: all
+    c.class_groups = ""  # labels are those of groups of classes: cifar100_coarse; empty: own ones
     c.num_examples = 0  # training images; 0: as many as the data have
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3
@@ -208,7 +210,7 @@ def validate(config):
     """Raises UserError on the first value that cannot be run, naming what is allowed."""
     for key, allowed in _ALLOWED.items():
         if config[key] not in allowed:
-            choices = ", ".join(map(str, allowed))
+            choices = ", ".join(str(value) or "nothing" for value in allowed)
             raise UserError(f"config key {key}={config[key]!r} must be one of: {choices}")
     for keys, holds, wanted in (
         (_POSITIVE, lambda v: math.isfinite(v) and v > 0, "a positive number"),

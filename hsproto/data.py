@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsproto import decode, imagenet100, longtail
+from hsproto import coarse, decode, imagenet100, longtail
 from hsproto.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -52,8 +52,9 @@ class Splits(NamedTuple):
 def load(config):
     """The training and the test source of `config.dataset`, read as `config.source` says.
 
-    Of the classes those stay that `config.class_list` names (`hsproto.imagenet100`), and of the
-    training images those that `config.imbalance_factor` leaves (`hsproto.longtail`).
+    Of the classes those stay that `config.class_list` names (`hsproto.imagenet100`), groups of them
+    are the labels where `config.class_groups` says so (`hsproto.coarse`), and of the training
+    images those stay that `config.imbalance_factor` leaves (`hsproto.longtail`).
     Raises UserError where the data are missing, malformed, or not what `config` says
     (`num_classes`, `channels`, and for arrays and digits the image size). Where `channels` or
     `image_size` is 0, arrays and digits may have any.
@@ -69,6 +70,8 @@ def load(config):
             raise UserError(f"the {name} split of {config.dataset!r} holds no image")
     if config.class_list:
         splits = Splits(*(imagenet100.subset(split, config.class_list) for split in splits))
+    if config.class_groups:
+        splits = Splits(*(coarse.grouped(split, config.class_groups) for split in splits))
     found = len(splits.train.class_names)
     if config.num_classes and config.num_classes != found:
         raise UserError(

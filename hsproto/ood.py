@@ -106,7 +106,7 @@ def read_other(location, config):
     if location.startswith("tfds:"):
         other = config.copy_and_resolve_references()
         other.update({"source": "tfds", "dataset": location[5:], "num_classes": 0, "data_dir": ""})
-        other.update({"imbalance_factor": 1.0, "class_list": ""})
+        other.update({"imbalance_factor": 1.0, "class_list": "", "class_groups": ""})
         return data.load(other).test
     if os.path.isdir(location):
         paths = data.image_files(location)

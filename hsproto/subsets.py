@@ -1,4 +1,4 @@
-"""Parts of a source of images (see `hsproto.data`): some of its rows, some of its classes."""
+"""Parts of a source of images (see `hsproto.data`): some of its rows or classes; other labels."""
 
 import numpy as np
 
@@ -19,6 +19,11 @@ def of_classes(source, names):
     labels = number[np.asarray(source.labels)]
     rows = np.flatnonzero(labels >= 0)
     return _subset(source, rows, labels[rows], tuple(names))
+
+
+def relabelled(source, labels, class_names):
+    """All images of a source, in order, with other labels [N], which index `class_names`."""
+    return _subset(source, np.arange(len(source)), labels, class_names)
 
 
 def _subset(source, rows, labels, class_names):

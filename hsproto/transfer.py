@@ -12,6 +12,8 @@ the training images; then fitted to both parts. Without --datasets the paper's e
 A table of top-1, mean per class and 11-point mean average precision in per cent; in full in
 WORKDIR/transfer.json, from which finished sets are not repeated. Other sets than the eight choose
 the penalty by --metric. Features are what the network gives to its classifier or projection head.
+Sets are taken with all their classes: where the run was trained on groups of those of its own set,
+its set asks whether the features tell the classes within a group (`hsproto.coarse`).
 """
 
 import json
@@ -85,7 +87,7 @@ def open_set(config, dataset, source, data_dir, metric):
     """
     config = config.copy_and_resolve_references()
     config.update(dataset=dataset, source=source, data_dir=data_dir, num_classes=0, load_size=0)
-    config.update(imbalance_factor=1.0, class_list="")
+    config.update(imbalance_factor=1.0, class_list="", class_groups="")
     if source == "tfds":
         parts = data.tfds_splits(config, multilabel=metric == "average_precision")
         if "test" not in parts:
