@@ -3,6 +3,10 @@
 One pass over the training set, without augmentation, in place of training a classifier (the FP
 of the paper, section 3). `fit` takes all features at once; the accumulator takes them as they
 come, on as many devices or machines as there are, and gives the same.
+
+Classes come and go without training, since no prototype depends on another class: a new one is a
+row more, `jnp.concatenate([prototypes, fit(new_features, zeros, num_classes=1)])`, and without its
+row a class is gone.
 """
 
 import jax.numpy as jnp

@@ -147,6 +147,25 @@ def test_directions_that_cancel_make_no_prototype():
     np.testing.assert_array_equal(fitted, [[0, 0], [0, 1]])
 
 
+def test_classes_come_and_go_without_training():
+    features, labels, _ = sample(5)
+    own = (labels >= 0) & (labels < K)
+    features, labels = features[own], labels[own]
+    everything = prototypes.fit(features, labels, num_classes=K)
+    late = labels == K - 1
+    known = prototypes.fit(features[~late], labels[~late], num_classes=K - 1)
+    new = prototypes.fit(features[late], np.zeros(late.sum(), np.int32), num_classes=1)
+    grown = jnp.concatenate([known, new])
+    np.testing.assert_allclose(grown, everything, atol=1e-6)
+    np.testing.assert_array_equal(
+        prototypes.predict(features, grown), prototypes.predict(features, everything)
+    )
+    # Without class 0 its images go to others, and all that were told as others stay so.
+    before = np.asarray(prototypes.predict(features, everything))
+    after = np.asarray(prototypes.predict(features, np.delete(everything, 0, axis=0))) + 1
+    np.testing.assert_array_equal(after[before != 0], before[before != 0])
+
+
 def test_no_rows_at_all_predict_no_class():
     features, labels, where = sample(0)
     fitted = prototypes.fit(features, labels, num_classes=K, where=np.zeros_like(where))
