@@ -1,10 +1,10 @@
-"""Pictures of runs: cosine matrices and training curves."""
+"""Pictures of runs: cosine matrices and training curves of one, comparisons of several."""
 
 import os
-import warnings
 
 import numpy as np
 
+from hsproto import comparison_figures, drawing
 from hsproto.runs import read_prototypes
 from hsproto.writer import read_metrics
 
@@ -15,18 +15,43 @@ def has_figures(out):
     return all(os.path.exists(os.path.join(out, name)) for name in FIGURES)
 
 
-def write_figures(workdir, out):
-    """Writes cosines.png and training.png of a run into the folder `out`; returns their paths."""
-    arrays = read_prototypes(workdir)
-    paths = [os.path.join(out, name) for name in FIGURES]
-    _save(paths[0], cosine_figure(arrays))
-    _save(paths[1], training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl"))))
+def write_all(runs, out):
+    """Writes the pictures that compare `runs`, a list of `runs.Run`, into the folder `out`.
+
+    PNG and SVG of each, and only those that the runs have something for; see `comparison_figures`.
+    Returns their paths. Raises UserError where a run's prototypes.npz is damaged.
+    """
+    os.makedirs(out, exist_ok=True)
+    paths = []
+    for name, figure in comparison_figures.figures(runs):
+        both = [os.path.join(out, f"{name}.{ending}") for ending in ("png", "svg")]
+        drawing.save(figure, both)
+        paths += both
     return paths
+
+
+def write_figures(workdir, out, svg=False):
+    """Writes cosines.png and training.png of a run into the folder `out`; returns their paths.
+
+    svg: the same as SVG too.
+    """
+    figures = (
+        cosine_figure(read_prototypes(workdir)),
+        training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl"))),
+    )
+    written = []
+    for name, figure in zip(FIGURES, figures, strict=True):
+        paths = [os.path.join(out, name)]
+        if svg:
+            paths.append(os.path.join(out, name.replace(".png", ".svg")))
+        drawing.save(figure, paths)
+        written += paths
+    return written
 
 
 def cosine_figure(arrays):
     """Cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
-    plt, colors = _matplotlib()
+    plt, colors = drawing.matplotlib()
     names = [str(name) for name in arrays["class_names"]]
     count = len(names)
     target = -1 / max(count - 1, 1)
@@ -59,7 +84,7 @@ def cosine_figure(arrays):
 
 def training_figure(records):
     """Loss, accuracy and geometry over the steps of a metrics.jsonl."""
-    plt, _ = _matplotlib()
+    plt, _ = drawing.matplotlib()
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     panels = (
         ("loss", "linear", {"loss": "training loss"}),
@@ -88,21 +113,3 @@ def training_figure(records):
         if axis.lines:
             axis.legend()
     return figure
-
-
-def _matplotlib():
-    # Here rather than above, so that training pays for its import at the end and not the start.
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import colors, pyplot
-
-    return pyplot, colors
-
-
-def _save(path, figure):
-    with warnings.catch_warnings():
-        # Class names in scripts that the font lacks are drawn as boxes.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(path, dpi=110, bbox_inches="tight")
-    _matplotlib()[0].close(figure)

@@ -12,6 +12,7 @@ from small_runs import outcome, tiny_config
 from hsproto import (
     augment,
     data,
+    drawing,
     evaluate,
     feed,
     figures,
@@ -155,7 +156,7 @@ def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_pa
 def test_cosines_are_drawn_of_any_number_of_classes_by_any_name(names, tmp_path, recwarn):
     means = np.eye(len(names)) - 1 / len(names)
     arrays = {"prototypes": means, "class_means": means, "class_names": list(names)}
-    figures._save(tmp_path / "cosines.png", figures.cosine_figure(arrays))
+    drawing.save(figures.cosine_figure(arrays), [tmp_path / "cosines.png"])
     assert (tmp_path / "cosines.png").stat().st_size > 1000 and not recwarn.list
 
 

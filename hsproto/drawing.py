@@ -1,0 +1,100 @@
+"""What all pictures share: how a loss looks, how panels are laid out, and the files they become."""
+
+import math
+import os
+import warnings
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """A loss in every picture: its name in the paper's words, its colour and its marker."""
+
+    name: str
+    color: str
+    marker: str
+
+
+# In the paper's order. Okabe and Ito's colours, which colour-blind readers tell apart, but grey for
+# their yellow: of that a thin line on white is hard to see.
+LOSSES = {
+    "cross_entropy": Look("CE", "#000000", "o"),
+    "dot_regression": Look("ETF+DR", "#7f7f7f", "X"),
+    "normface": Look("NormFace", "#56b4e9", "s"),
+    "ntce": Look("NTCE", "#e69f00", "^"),
+    "nonl": Look("NONL", "#d55e00", "D"),
+    "decoupled_normface": Look("decoupled NormFace", "#009e73", "P"),
+    "scl": Look("SCL", "#0072b2", "v"),
+    "prototype_softmax": Look("prototype softmax", "#cc79a7", "*"),
+}
+
+
+def look(loss):
+    """The `Look` of a loss; one that this version does not know goes by its own name."""
+    return LOSSES.get(loss) or Look(plain(loss), "#7f7f7f", "x")
+
+
+def plain(text):
+    """Text from outside, as matplotlib draws it letter by letter: no dollar opens a formula."""
+    return str(text).replace("$", r"\$")
+
+
+def matplotlib():
+    """(pyplot, colors), on a backend that needs no screen."""
+    # Here rather than above, so that training pays for its import at the end and not the start.
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import colors, pyplot
+
+    return pyplot, colors
+
+
+def panels(count, columns, width, height, margin=1.0, **kwargs):
+    """(figure, `count` axes) in rows of at most `columns`; sizes in inches.
+
+    height: of a panel; margin: of what stands above and below all of them.
+    """
+    rows = math.ceil(count / columns)
+    columns = math.ceil(count / rows)
+    size = (width * columns, height * rows + margin)
+    figure, axes = matplotlib()[0].subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained", **kwargs
+    )
+    for axis in axes.flat[count:]:
+        axis.remove()
+    return figure, list(axes.flat[:count])
+
+
+def legend(figure, handles):
+    """One legend for all panels, below them, where it can cover nothing."""
+    columns = math.ceil(len(handles) / math.ceil(len(handles) / 5))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def log_scale(axis):
+    """A vertical log axis whose ticks are numbers in full, two of them at least."""
+    from matplotlib import ticker
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    few = high / low < 30
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5) if few else range(2, 10)))
+    axis.yaxis.set_minor_formatter("{x:g}" if few else ticker.NullFormatter())
+
+
+def save(figure, paths):
+    """Writes the figure as each of `paths`, by its ending, and closes it.
+
+    The same figure gives the same bytes: no date, and the names inside an SVG come from a fixed
+    seed.
+    """
+    plt, _ = matplotlib()
+    with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "hsproto"}):
+        # Class names in scripts that the font lacks are drawn as boxes.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for path in paths:
+            dated = os.fspath(path).endswith(".svg")
+            metadata = {"Date": None} if dated else None
+            figure.savefig(path, dpi=110, bbox_inches="tight", metadata=metadata)
+    plt.close(figure)
