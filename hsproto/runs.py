@@ -3,6 +3,7 @@
 Reads files alone; no network is built and no data set opened.
 """
 
+import functools
 import json
 import os
 import zipfile
@@ -64,7 +65,7 @@ def settings(run):
     """What a run computes but for its seed: its config less the seed and `config.OPERATIONAL`."""
     left_out = {"seed", *config_lib.OPERATIONAL}
     # Runs that are older than a key had its default.
-    known = config_lib.default().to_dict() | run.config
+    known = _defaults() | run.config
     return {key: value for key, value in known.items() if key not in left_out}
 
 
@@ -100,6 +101,12 @@ def read_prototypes(workdir):
             return {name: stored[name] for name in ("prototypes", "class_means", "class_names")}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error})") from None
+
+
+@functools.cache
+def _defaults():
+    # Made once: a report asks for the settings of each of its runs many times.
+    return config_lib.default().to_dict()
 
 
 def _read(name, workdir):
