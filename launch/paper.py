@@ -66,6 +66,8 @@ TAILS = dict(dataset=CIFAR, imbalance_factor=["0.1", "0.02", "0.01"], loss=LOSSE
 COARSE = dict(dataset=["cifar100"], class_groups=["cifar100_coarse"], loss=LOSSES)
 HEADS = [OWN, "none"]
 EMBEDDINGS = dict(dataset=CIFAR, loss=LOSSES, embedding=[OWN, "signed"])
+# A dozen penalties instead of 45: at this size they take longer than the training.
+TRANSFER = "transfer --source=arrays --data_dir={data_dir} --penalties=12"
 ERRORS = "robustness --corrupted={out}/corrupted/{dataset}"
 
 STUDIES = {
@@ -93,7 +95,7 @@ STUDIES = {
         {"paper": CLASSIFIERS, "small": [small(dataset=["cifar100"], loss=LOSSES)]},
         {
             "": ["transfer"],
-            "small": ["transfer --source=arrays --data_dir={data_dir} --datasets={others}"],
+            "small": [f"{TRANSFER} --datasets={{others}}"],
         },
     ),
     "robustness": Study(
@@ -157,7 +159,7 @@ STUDIES = {
         {
             "": ["transfer", "calibration", "retrieval"],
             "small": [
-                "transfer --source=arrays --data_dir={data_dir} --datasets={others}",
+                f"{TRANSFER} --datasets={{others}}",
                 "retrieval",
                 "ood --other {other_files}",
             ],
@@ -169,7 +171,7 @@ STUDIES = {
         {
             "": ["transfer --datasets=cifar100", "retrieval --labels=original"],
             "small": [
-                "transfer --source=arrays --data_dir={data_dir} --datasets=cifar100",
+                f"{TRANSFER} --datasets=cifar100",
                 "retrieval --labels=original",
             ],
         },
@@ -254,6 +256,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0..N-1 of each cell")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE,VALUE")
     parser.add_argument("--set", default="", metavar="KEY=VALUE,KEY=VALUE")
+    parser.add_argument("--train-only", action="store_true", help="measure nothing")
     parser.add_argument("--corrupted_images", type=int, default=0, help="default: the test set's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
@@ -299,7 +302,7 @@ def run(name, args, where, pool):
     if others:
         raise SystemExit(usage(f"{others[0]} holds a run of another --config, take another --out"))
     made, measured = {}, {}
-    for cell_name, (recipe, cell) in found.items():
+    for cell_name, (recipe, cell) in () if args.train_only else found.items():
         for line in study.commands.get(recipe, study.commands.get("", [])):
             line = line.format(**words(args, cell))
             job = measuring(python, line, args.out / cell_name)
