@@ -12,8 +12,8 @@ COMMAND.txt.
 
 --profile=paper takes the recipes of the paper's protocols (GPUs; CIFAR by TFDS, ImageNet from the
 folder --data_dir), --profile=small configs/small.py (a CPU; data by launch/small_data.py).
---where keeps some of the cells (dataset=cifar10,cifar100), --set changes all of them
-(epochs=200,dtype=bfloat16). --launcher and --gpus are those of launch/sweep.py.
+--where keeps some of the cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
+batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus are those of launch/sweep.py.
 Status: 0 when all is finished, 2 for a mistake in the flags, else 1.
 """
 
@@ -182,13 +182,13 @@ STUDIES = {
 def cells(study, profile, seeds, where):
     """{name: (recipe, {key: value})} of a study's training runs, seeds outermost.
 
-    `where` {key: values}: cells with another value of a key are left out.
+    `where` {key: values}: cells with another value of a key are left out; "own" is the recipe's.
     """
     found = {}
     for recipe, axes in study.grids[profile]:
         for values in itertools.product(map(str, range(seeds)), *axes.values()):
             cell = dict(zip(["seed", *axes], values, strict=True))
-            if all(cell.get(key, values[0]) in values for key, values in where.items()):
+            if all((cell.get(k, kept[0]) or "own") in kept for k, kept in where.items()):
                 cell = {key: value for key, value in cell.items() if value is not OWN}
                 seed = cell.pop("seed")
                 name = ",".join([recipe, *map("=".join, cell.items()), f"seed={seed}"])
