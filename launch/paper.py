@@ -13,7 +13,8 @@ COMMAND.txt.
 --profile=paper takes the recipes of the paper's protocols (GPUs; CIFAR by TFDS, ImageNet from the
 folder --data_dir), --profile=small configs/small.py (a CPU; data by launch/small_data.py).
 --where keeps some of the cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
-batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus are those of launch/sweep.py.
+batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus
+are those of launch/sweep.py.
 Status: 0 when all is finished, 2 for a mistake in the flags, else 1.
 """
 
