@@ -68,6 +68,36 @@ def distinct(found):
     return [run for run in found if run.workdir in stay], duplicates
 
 
+def without_grids(found):
+    """The runs, but of grids of temperatures and batch sizes one point each.
+
+    That is the one with the most runs on the data. Losses without a temperature go with the others.
+    """
+    parts, points, gridded = {}, {}, set()
+    for run in found:
+        settings = runs.settings(run)
+        point = tuple(settings.pop(key) for key in peers.GRID)
+        part = parts.setdefault(json.dumps(settings, sort_keys=True), {})
+        part.setdefault(point, []).append(run)
+        points.setdefault((data_set(run), factor(run)), Counter())[point] += 1
+    for part in parts.values():
+        if all(len(set(values)) > 1 for values in zip(*part, strict=True)):
+            gridded |= {
+                (data_set(run), factor(run)) for members in part.values() for run in members
+            }
+    kept = set()
+    for part in parts.values():
+        run = next(iter(part.values()))[0]
+        on = data_set(run), factor(run)
+        heated = run.config["loss"] not in peers.WITHOUT_TEMPERATURE
+        grid = all(len(set(values)) > 1 for values in zip(*part, strict=True)) or not heated
+        if on in gridded and grid:
+            usual = max(part, key=lambda point: (points[on][point], len(part[point])))
+            part = {usual: part[usual]}
+        kept |= {run.workdir for members in part.values() for run in members}
+    return [run for run in found if run.workdir in kept]
+
+
 def loss_name(loss):
     """A loss in the paper's words."""
     return drawing.LOSSES[loss].name if loss in drawing.LOSSES else loss

@@ -22,6 +22,10 @@ from hsproto.rows import (
 )
 from hsproto.tabular import Value, over_seeds
 
+_GRID_NOTE = (
+    " Of a grid of temperatures and batch sizes the point with the most runs stands here, the "
+    "others in the tables by temperature and by batch size."
+)
 SHOTS = ("many", "medium", "few")
 _GEOMETRY_NOTE = (
     "At collapse is what K prototypes and class means reach in K-1 dimensions or more; no value of "
@@ -35,11 +39,24 @@ _ALIGNMENT_NOTE = (
 
 def build(found):
     """All tables of runs, in the paper's order; no two of one seed (`rows.distinct`)."""
-    makers = (accuracy, measurements.classifiers, geometry_tables, measurements.transfer)
-    makers += (measurements.robustness, measurements.ood, measurements.calibration)
-    makers += (measurements.retrieval, long_tail, convergence_tables)
-    makers += (sweeps.sweeps, sweeps.factorial)
-    return [table for make in makers for table in make(found)]
+    points = rows.without_grids(found)
+    left_out = _GRID_NOTE if len(points) < len(found) else ""
+    made = []
+    for make in (
+        accuracy,
+        measurements.classifiers,
+        geometry_tables,
+        measurements.transfer,
+        measurements.robustness,
+        measurements.ood,
+        measurements.calibration,
+        measurements.retrieval,
+        long_tail,
+        convergence_tables,
+        sweeps.factorial,
+    ):
+        made += [t._replace(note=f"{t.note}{left_out}".strip()) for t in make(points)]
+    return made + sweeps.sweeps(found)
 
 
 def accuracy(found):

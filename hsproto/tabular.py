@@ -71,7 +71,7 @@ def number(value, digits=2):
     if not defined(value):
         return "-"
     if digits is not None:
-        return f"{value:.{digits}f}"
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.00
     return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
 
 

@@ -68,6 +68,10 @@ def test_a_name_stays_in_its_cell(text):
     assert bare.count("|") == 3 and line.endswith(" 1.00 |")
 
 
+def test_nothing_is_minus_zero():
+    assert tabular.number(-0.001) == "0.00" and tabular.number(-1e-5, None) == "-1.0e-05"
+
+
 # Rows.
 
 
@@ -379,6 +383,26 @@ def test_a_grid_of_temperatures_has_a_row_a_batch_size(tmp_path):
     assert found["NONL, batch_size=512",]["0.07"].paper == 73.2
     assert found["NONL, batch_size=64",]["0.07"].paper is None
     assert all(cell.n == 2 for row in found.values() for cell in row.values())
+
+
+def test_of_a_grid_one_point_stands_in_the_other_tables(tmp_path):
+    for temperature in (0.1, 1.0):
+        for batch_size in (64, 512):
+            seeds(tmp_path, "nonl", [0.4], temperature=temperature, batch_size=batch_size)
+    for batch_size in (64, 512):
+        seeds(tmp_path, "cross_entropy", [0.3], batch_size=batch_size)
+    seeds(tmp_path, "ntce", [0.6, 0.7], temperature=0.1)
+    seeds(tmp_path, "ntce", [0.6], temperature=0.5)
+    found = {table.name: table for table in tables.build(made_runs.read(tmp_path))}
+    assert [texts[0] for texts, _ in found["accuracy"].rows] == [
+        "CE",
+        "NTCE",
+        "NTCE, temperature=0.5",
+        "NONL",
+    ]
+    assert "the point with the most runs" in found["accuracy"].note
+    assert len(found["sweep_temperature_cifar10"].rows) == 3
+    assert len(found["sweep_batch_size_cifar10"].rows) == 3
 
 
 def test_batch_sizes_and_backbones_have_the_papers_figures(tmp_path):
