@@ -7,7 +7,8 @@ import os
 
 from hsproto import published, rows
 from hsproto.config import ENCODER_LOSSES
-from hsproto.rows import Entry, assemble, data_set, factor, paper_set, percent, present
+from hsproto.protocol import data_set, factor, paper_set
+from hsproto.rows import Entry, assemble, percent, present
 from hsproto.tabular import defined
 
 # Measures of the training set in the paper's order, then those that tell what these hide: names

@@ -1,15 +1,15 @@
-"""Which runs stand in a row of a table, what the row is called, and what sets it off the paper.
+"""Which runs stand in a row of a table, and what the row is called.
 
 Only seeds are averaged. A row is named by its loss and by the settings in which runs on the same
 data differ, a value that most of them have left out and told in the table's note.
 """
 
 import json
-import re
 from collections import Counter
 from typing import Any, NamedTuple
 
-from hsproto import drawing, longtail, peers, published, runs
+from hsproto import drawing, peers, protocol, published, runs
+from hsproto.protocol import data_set, factor, natural, shown
 from hsproto.tabular import Table, Value, defined, file_name, over_seeds
 
 # What goes with the data, of which a row is not named unless runs on the same data differ in it.
@@ -18,19 +18,6 @@ OF_DATA_SET += ("image_size", "load_size", "channels", "mean", "std", "imbalance
 OF_DATA_SET += ("subset_seed",)
 # What goes with the loss: named where runs of the same loss differ in it.
 _OF_LOSS = ("projection", "projection_dim", "head")
-
-_CIFAR = dict(backbone=("resnet18",), image_size=(32,), num_examples=(50_000,), epochs=(1000.0,))
-_CIFAR |= dict(batch_size=(512,), temperature=published.TEMPERATURES, embedding=("pooled",))
-_IMAGENET = dict(backbone=("resnet50",), image_size=(224,), epochs=(500.0,), embedding=("pooled",))
-_RESNETS = ("resnet50", "resnet101", "resnet152")
-# The paper's protocol (appendix E) by data set: the values it has of each key.
-PROTOCOLS = {
-    "cifar10": _CIFAR,
-    "cifar100": _CIFAR,
-    "imagenet100": _IMAGENET | dict(backbone=_RESNETS, batch_size=(1024,), temperature=(0.2,)),
-    "imagenet2012": _IMAGENET
-    | dict(num_examples=(1_281_167,), batch_size=(2048, 4096, 8192), temperature=(0.1, 0.2)),
-}
 
 
 class Entry(NamedTuple):
@@ -103,28 +90,6 @@ def loss_name(loss):
     return drawing.LOSSES[loss].name if loss in drawing.LOSSES else loss
 
 
-def data_set(run):
-    """What a run was trained on, long tails aside, in a word."""
-    parts = [run.config.get(key) for key in ("class_list", "class_groups")]
-    parts = [part for part in parts if part]
-    name = run.config["dataset"]
-    return f"{name} ({', '.join(parts)})" if parts else name
-
-
-def factor(run):
-    """The run's imbalance factor, 1 of a whole training set."""
-    return run.config.get("imbalance_factor", 1.0)
-
-
-def paper_set(run):
-    """The paper's data set, as `published` calls it, that a run was trained on, or None."""
-    name = run.config["dataset"]
-    if run.config.get("class_list", "").startswith("imagenet100"):
-        name = "imagenet100"
-    classes = run.config.get("num_classes")
-    return name if name in published.CLASSES and classes == published.CLASSES[name] else None
-
-
 def final_step(run):
     """The last step of a finished run; None of one that is not."""
     return run.summary["step"] if run.summary else None
@@ -135,24 +100,9 @@ def reached(run):
     return final_step(run) or max((record["step"] for record in run.records), default=None)
 
 
-def natural(text):
-    """A key that sorts texts with numbers in them by these: resnet50 before resnet101."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", str(text))
-    return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
-
-
 def in_paper_order(names, order=tuple(published.CLASSES)):
     """Names of data sets, the paper's first."""
     return sorted(names, key=lambda n: (order.index(n) if n in order else len(order), natural(n)))
-
-
-def shown(value):
-    """A config's value as the command line would have it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return "/".join(map(shown, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
 
 
 def row_names(found, omit=(), in_full=False):
@@ -233,36 +183,6 @@ def _left_out(settings, groups, usual, varying, named):
     return " ".join(sentences)
 
 
-def protocol(found):
-    """The sentence that says how the runs' protocol differs from that of the paper's figures."""
-    told, differing = {}, {}
-    for run in found:
-        wanted = PROTOCOLS.get(paper_set(run))
-        if not wanted:
-            continue
-        text = f"{wanted['backbone'][0]}, {wanted['image_size'][0]} pixels, "
-        text += f"{wanted['epochs'][0]:g} epochs, batch {'/'.join(map(str, wanted['batch_size']))}"
-        told.setdefault(text, []).append(paper_set(run))
-        if factor(run) < 1 and "num_examples" in wanted:
-            whole, classes = wanted["num_examples"][0], run.config["num_classes"]
-            left = int(longtail.profile(whole, classes, factor(run)).sum())
-            wanted = wanted | {"num_examples": (left,)}
-        values = runs.settings(run)
-        for key, allowed in wanted.items():
-            if key == "temperature" and values["loss"] not in ("normface", "ntce", "nonl"):
-                continue
-            if values[key] not in allowed:
-                differing.setdefault(key, set()).add(shown(values[key]))
-    if not told:
-        return ""
-    papers = "; ".join(f"{text} ({', '.join(dict.fromkeys(sets))})" for text, sets in told.items())
-    ours = "; ".join(
-        f"{key}={', '.join(sorted(values, key=natural))}" for key, values in differing.items()
-    )
-    ours = f"these runs have other values: {ours}" if ours else "these runs have the same"
-    return f"The paper's protocol is {papers}; {ours}."
-
-
 def assemble(
     entries, name, title, labels, *, note="", columns=None, best=None, omit=(), in_full=False,
     combine=None,
@@ -301,7 +221,7 @@ def assemble(
     with_paper = any(
         isinstance(cell, Value) and cell.paper is not None for row in cells for cell in row
     )
-    sentences = [note, names.note, protocol(found) if with_paper else ""]
+    sentences = [note, names.note, protocol.differences(found) if with_paper else ""]
     pairs = [(texts, tuple(row)) for (texts, _), row in zip(order, cells, strict=True)]
     return Table(
         file_name(name), title, " ".join(filter(None, sentences)), tuple(labels), columns, pairs

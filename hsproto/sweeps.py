@@ -6,8 +6,9 @@ As in `hsproto.tables`: from a list of `runs.Run`. Finished runs alone.
 import json
 import math
 
-from hsproto import published, rows, runs
-from hsproto.rows import Entry, assemble, data_set, factor, measured, paper_set, percent
+from hsproto import protocol, published, rows, runs
+from hsproto.protocol import data_set, factor, paper_set
+from hsproto.rows import Entry, assemble, measured, percent
 from hsproto.tabular import Table, file_name, over_seeds
 
 # Negatives by whether the anchor's own class is among them.
@@ -36,7 +37,7 @@ def sweeps(found):
             families = _families(members, key)
             swept = [run for family in families for run in family]
             entries = [_swept(run, key, swept) for run in swept]
-            columns = sorted({entry.column for entry in entries}, key=rows.natural)
+            columns = sorted({entry.column for entry in entries}, key=protocol.natural)
             made.append(
                 assemble(
                     entries, f"sweep_{key}_{data}", f"Accuracy by {key}: {data}",
@@ -77,7 +78,7 @@ def factorial(found):
                 "less coupled and instances less prototypes within a seed; the last is how much "
                 "the two go together."
             )
-            note = " ".join(filter(None, (note, names.note, rows.protocol(used))))
+            note = " ".join(filter(None, (note, names.note, protocol.differences(used))))
             columns = ("coupled", "decoupled", "difference")
             title = f"Negatives and coupling: {data}"
             labels = ("settings", "measure", "negatives")
@@ -110,7 +111,7 @@ def _swept(run, key, swept):
     step, values = measured(run, "test")
     value = runs.settings(run)[key]
     accuracy = percent(values.get("accuracy"))
-    return Entry(run, step, (), rows.shown(value), accuracy, _paper(run, key, value, swept))
+    return Entry(run, step, (), protocol.shown(value), accuracy, _paper(run, key, value, swept))
 
 
 def _paper(run, key, value, swept):

@@ -7,19 +7,11 @@ rows of their own.
 
 import json
 
-from hsproto import convergence, geometry, measurements, published, rows, runs, sweeps
+from hsproto import convergence, geometry, measurements, protocol, published, rows, runs, sweeps
 from hsproto.config import ENCODER_LOSSES
 from hsproto.measurements import GEOMETRY, PROBES, probes
-from hsproto.rows import (
-    Entry,
-    assemble,
-    data_set,
-    factor,
-    measured,
-    paper_set,
-    percent,
-    present,
-)
+from hsproto.protocol import data_set, factor, paper_set
+from hsproto.rows import Entry, assemble, measured, percent, present
 from hsproto.tabular import Value, over_seeds
 
 _GRID_NOTE = (
@@ -124,7 +116,7 @@ def long_tail(found):
         step, values = measured(run, "test")
         if step is None:
             continue
-        column, name = rows.shown(factor(run)), data_set(run)
+        column, name = protocol.shown(factor(run)), data_set(run)
         paper = published.LONG_TAIL.get(paper_set(run), {}).get(run.config["loss"], {})
         value = percent(values.get("accuracy"))
         entry = Entry(run, step, (), column, value, paper.get(factor(run)))

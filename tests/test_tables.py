@@ -6,7 +6,7 @@ import io
 import made_runs
 import pytest
 
-from hsproto import measurements, rows, sweeps, tables, tabular
+from hsproto import measurements, protocol, rows, sweeps, tables, tabular
 from hsproto.tabular import Table, Value
 
 GEOMETRY = dict.fromkeys(measurements.GEOMETRY, 0.5)
@@ -178,8 +178,8 @@ def test_a_set_of_the_same_name_with_other_classes_is_not_the_papers(tmp_path):
     made_runs.write(tmp_path, "cut", dataset="imagenet", class_list="imagenet100_cmc", seed=1)
     coarse, cut = made_runs.read(tmp_path)
     cut.config["num_classes"] = 100
-    assert rows.paper_set(coarse) is None and rows.paper_set(cut) == "imagenet100"
-    assert rows.data_set(coarse) == "cifar100 (x)"
+    assert protocol.paper_set(coarse) is None and protocol.paper_set(cut) == "imagenet100"
+    assert protocol.data_set(coarse) == "cifar100 (x)"
 
 
 def test_the_note_tells_how_the_protocol_differs(tmp_path):
