@@ -44,7 +44,6 @@ _ALLOWED = {
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
     "variant": ("", "paper", "released_code"),
-    "class_list": ("", *imagenet100.LISTS),
     "class_groups": ("", *coarse.GROUPS),
 }
 _POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
@@ -61,12 +60,13 @@ _NOT_NEGATIVE += (
     "weight_decay",
     "subset_seed",
     "logit_adjustment",
+    "snapshot_points",
 )
 _PROBABILITIES = ("jitter_probability", "grayscale_probability", "blur_probability")
 
 # Keys that say how a run is watched and kept, not what it computes: they may change on resuming.
 OPERATIONAL = ("data_dir", "placement", "workers", "log_every", "keep_checkpoints", "tensorboard")
-OPERATIONAL += ("checkpoint_every_epochs", "scl_block")
+OPERATIONAL += ("checkpoint_every_epochs", "scl_block", "snapshot_points")
 OPERATIONAL += ("variant",)  # the values that it stands for are compared themselves
 
 
@@ -81,7 +81,9 @@ def default():
     c.source = "digits"  # digits | arrays | folder | tfds
     c.data_dir = ""
     c.num_classes = 0  # 0: as many as the data have
-    c.class_list = ""  # the classes that stay: imagenet100_cmc | imagenet100_kaggle; empty: all
+    # The classes that stay: imagenet100_cmc | imagenet100_kaggle, or names as 0/1/7, which are then
+    # labelled in that order; empty: all.
+    c.class_list = ""
     c.class_groups = ""  # labels are those of groups of classes: cifar100_coarse; empty: own ones
     c.num_examples = 0  # training images; 0: as many as the data have
     c.image_size = 32  # side of the image that the network sees
@@ -152,6 +154,7 @@ def default():
     c.eval_batch_size = 500
     c.checkpoint_every_epochs = 10.0
     c.keep_checkpoints = 2
+    c.snapshot_points = 300  # test images whose features are kept at each evaluation; 0: none
     c.tensorboard = False
     return c
 
@@ -212,6 +215,7 @@ def validate(config):
         if config[key] not in allowed:
             choices = ", ".join(str(value) or "nothing" for value in allowed)
             raise UserError(f"config key {key}={config[key]!r} must be one of: {choices}")
+    _check_class_list(config.class_list)
     for keys, holds, wanted in (
         (_POSITIVE, lambda v: math.isfinite(v) and v > 0, "a positive number"),
         (_NOT_NEGATIVE, lambda v: math.isfinite(v) and v >= 0, "zero or a positive number"),
@@ -284,6 +288,17 @@ def validate(config):
         raise UserError(
             f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}: a short "
             "run may do without, warmup_epochs=0"
+        )
+
+
+def _check_class_list(class_list):
+    names = class_list.split("/")
+    if class_list in ("", *imagenet100.LISTS):
+        return
+    if len(names) < 2 or "" in names or len(set(names)) < len(names):
+        raise UserError(
+            f"config key class_list={class_list!r} must be one of: nothing, "
+            f"{', '.join(imagenet100.LISTS)}, or two or more classes by their names, as 0/1/7"
         )
 
 

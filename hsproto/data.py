@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsproto import coarse, decode, imagenet100, longtail
+from hsproto import coarse, decode, imagenet100, longtail, subsets
 from hsproto.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -52,9 +52,10 @@ class Splits(NamedTuple):
 def load(config):
     """The training and the test source of `config.dataset`, read as `config.source` says.
 
-    Of the classes those stay that `config.class_list` names (`hsproto.imagenet100`), groups of them
-    are the labels where `config.class_groups` says so (`hsproto.coarse`), and of the training
-    images those stay that `config.imbalance_factor` leaves (`hsproto.longtail`).
+    Of the classes those stay that `config.class_list` names, themselves or by a list of
+    `hsproto.imagenet100`; groups of them are the labels where `config.class_groups` says so
+    (`hsproto.coarse`), and of the training images those stay that `config.imbalance_factor` leaves
+    (`hsproto.longtail`).
     Raises UserError where the data are missing, malformed, or not what `config` says
     (`num_classes`, `channels`, and for arrays and digits the image size). Where `channels` or
     `image_size` is 0, arrays and digits may have any.
@@ -69,7 +70,7 @@ def load(config):
         if len(source) == 0:
             raise UserError(f"the {name} split of {config.dataset!r} holds no image")
     if config.class_list:
-        splits = Splits(*(imagenet100.subset(split, config.class_list) for split in splits))
+        splits = Splits(*(_of_class_list(split, config.class_list) for split in splits))
     if config.class_groups:
         splits = Splits(*(coarse.grouped(split, config.class_groups) for split in splits))
     found = len(splits.train.class_names)
@@ -82,6 +83,20 @@ def load(config):
         rare = longtail.subset(splits.train, config.imbalance_factor, config.subset_seed)
         splits = splits._replace(train=rare)
     return splits
+
+
+def _of_class_list(source, class_list):
+    if class_list in imagenet100.LISTS:
+        return imagenet100.subset(source, class_list)
+    names, known = class_list.split("/"), source.class_names
+    missing = [name for name in names if name not in known]
+    if missing:
+        theirs = f"{', '.join(known[:10])}{' ...' if len(known) > 10 else ''}"
+        raise UserError(
+            f"config key class_list={class_list!r}: the data have no class {missing[0]!r}; theirs "
+            f"are: {theirs}"
+        )
+    return subsets.of_classes(source, names)
 
 
 def normalisation(config):

@@ -25,6 +25,7 @@ from hsproto import (
     prototypes,
     report,
     sharding,
+    snapshots,
     writer,
 )
 from hsproto import config as config_lib
@@ -56,13 +57,15 @@ class Evaluation(NamedTuple):
 
     `prototypes` float32 [K, D] are those that predict; `class_means` [K, D] have unit length.
     `per_class`, of imbalanced training sets, else None: lists [K] of "train_images" and of
-    "test_accuracy" and "train_accuracy".
+    "test_accuracy" and "train_accuracy". `snapshot`, where one was asked for: a
+    `snapshots.Snapshot`.
     """
 
     metrics: dict
     prototypes: np.ndarray
     class_means: np.ndarray
     per_class: dict | None = None
+    snapshot: snapshots.Snapshot | None = None
 
 
 def predict(config, features, weights, bias=None):
@@ -102,17 +105,22 @@ class Evaluator:
         self._place = jax.jit(place, donate_argnums=0)
         self._flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=split)
         self._gather = jax.jit(lambda x: x, out_shardings=whole)
+        self._take = jax.jit(lambda x, rows: x[rows], out_shardings=whole)
 
-    def evaluate(self, variables, adjustment=1.0):
+    def evaluate(self, variables, adjustment=1.0, snapshot_points=0):
         """Accuracy and geometry on both splits, as exact sums over their images: `Evaluation`.
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions
         of the training set's class means of what SCL's head gives. `accuracy_class_means` is that
-        of the same training-free classifier on any run. `adjustment` is as in `measure`.
+        of the same training-free classifier on any run. `adjustment` is as in `measure`. Of
+        so many test images as `snapshot_points` says a snapshot is taken (`hsproto.snapshots`).
         """
         train, test = self.embed_splits(variables)
         weights, bias = models.classifier(variables)
-        return self.measure(self._config, train, test, weights, bias, adjustment)
+        found = self.measure(self._config, train, test, weights, bias, adjustment)
+        if snapshot_points:
+            found = found._replace(snapshot=self._snapshot(test, found, bias, snapshot_points))
+        return found
 
     def embed_splits(self, variables):
         """(train, test) as `Embedded`."""
@@ -174,6 +182,25 @@ class Evaluator:
             metrics[name] = {key: float(value) for key, value in found.items()}
         per_class = per_class if imbalanced else None
         return Evaluation(metrics, self._on_host(weights), self._on_host(means), per_class)
+
+    def _snapshot(self, test, found, bias, count):
+        size = self._config.eval_batch_size
+        in_order = test.labels.reshape(size, -1)  # as `embed_all` fills them: [size, batches]
+        rows, classes = snapshots.choose(in_order.T.ravel(), count)
+        places = rows % size * in_order.shape[1] + rows // size
+        features = np.asarray(self._take(test.projections, places))
+        bias = None if bias is None else self._on_host(bias)
+        predicted = predict(self._config, features, found.prototypes, bias)
+        return snapshots.Snapshot(
+            rows=rows,
+            labels=test.labels[places],
+            features=features,
+            predicted=np.asarray(predicted, np.int32),
+            classes=classes,
+            prototypes=found.prototypes[classes],
+            means=found.class_means[classes],
+            bias=None if bias is None else bias[classes],
+        )
 
     def _accuracies(self, split, predicted, num_classes):
         """({name: accuracy}, {name: accuracy of each class [K]}) of {name: predicted labels}."""

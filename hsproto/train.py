@@ -31,6 +31,7 @@ from hsproto.checkpoint import Checkpoints
 from hsproto.distributed import say
 from hsproto.errors import UserError
 from hsproto.profile import Profile
+from hsproto.snapshots import SnapshotWriter
 from hsproto.step import make_train_step
 from hsproto.writer import MetricsWriter, Progress, check_tensorboard, write_text
 
@@ -83,7 +84,10 @@ def train(config, workdir, profile_steps=0):
             MetricsWriter(workdir, start, config.tensorboard, distributed.is_main()) as writer,
             Profile(workdir, profile_steps, say) as profile,
         ):
-            loop = _Loop(config, mesh, feeds.train, evaluator, checkpoints, writer, profile)
+            snapshots = SnapshotWriter(workdir, start, splits.test, distributed.is_main())
+            loop = _Loop(
+                config, mesh, feeds.train, evaluator, checkpoints, writer, snapshots, profile
+            )
             evaluation = loop.run(state, start, stop)
         if evaluation is None:
             return None
@@ -100,11 +104,14 @@ def train(config, workdir, profile_steps=0):
 class _Loop:
     """The loop over steps. The metrics of a step are read when the next one is under way."""
 
-    def __init__(self, config, mesh, train_feed, evaluator, checkpoints, writer, profile):
+    def __init__(
+        self, config, mesh, train_feed, evaluator, checkpoints, writer, snapshots, profile
+    ):
         self.total = state_lib.total_steps(config)
         self.progress = Progress(self.total, config.batch_size, say)
         self._config, self._feed, self._evaluator = config, train_feed, evaluator
         self._checkpoints, self._writer, self._profile = checkpoints, writer, profile
+        self._snapshots = snapshots
         log_prior = None
         if config.logit_adjustment:
             log_prior = longtail.log_prior(longtail.class_counts(train_feed.source))
@@ -150,7 +157,7 @@ class _Loop:
         self.progress.pause()
         self._checkpoints.wait()
         # Nothing was left to do where a run was killed between its last checkpoint and its summary.
-        return evaluation or self._evaluator.evaluate(state.variables)
+        return evaluation or self._measured(state, self.total)
 
     def _read(self, step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -169,7 +176,7 @@ class _Loop:
         self.progress.step(step, metrics["loss"])
 
     def _evaluate(self, state, step):
-        found = self._evaluator.evaluate(state.variables)
+        found = self._measured(state, step)
         metrics = {
             f"{split}/{k}": v for split in found.metrics for k, v in found.metrics[split].items()
         }
@@ -178,6 +185,12 @@ class _Loop:
             f"step {step}  test accuracy {metrics['test/accuracy']:.4f}  train accuracy "
             f"{metrics['train/accuracy']:.4f}  train nc1 {metrics['train/nc1']:.3g}"
         )
+        return found
+
+    def _measured(self, state, step):
+        count = self._config.snapshot_points
+        found = self._evaluator.evaluate(state.variables, snapshot_points=count)
+        self._snapshots.write(step, found.snapshot)
         return found
 
 

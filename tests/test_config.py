@@ -72,6 +72,10 @@ def test_mistaken_arguments_are_refused_with_the_way_out(argument, told):
         "source=folder,crop_scale=1/1,crop_on=host",
         "seed=-1",
         "image_size=8,load_size=4",
+        "snapshot_points=-1",
+        "class_list=imagenet",
+        "class_list=0/1/0",
+        "class_list=0//1",
     ],
 )
 def test_values_that_cannot_run_are_refused(argument):

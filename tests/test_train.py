@@ -49,7 +49,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     assert "images/s" in told and "ETA" in told and "optimum" in told
     assert {p.name for p in tmp_path.iterdir()} == {
         "checkpoints", "config.json", "cosines.png", "metrics.jsonl", "prototypes.npz",
-        "summary.json", "training.png",
+        "snapshots", "summary.json", "training.png",
     }  # fmt: skip
     records, stored = outcome(tmp_path)
     total = state_lib.total_steps(state_lib.resolve(config, data.load(config)))
