@@ -65,6 +65,10 @@ PROTOTYPE_LOSSES = ["normface", "ntce", "nonl"]
 COMPARED = ["cross_entropy", *PROTOTYPE_LOSSES]
 TAILS = dict(dataset=CIFAR, imbalance_factor=["0.1", "0.02", "0.01"], loss=LOSSES)
 COARSE = dict(dataset=["cifar100"], class_groups=["cifar100_coarse"], loss=LOSSES)
+DIGITS = [
+    grid("digits", loss=LOSSES, eval_every_epochs=["2"]),
+    grid("scl_digits", loss=[OWN, "prototype_softmax"], eval_every_epochs=["2"]),
+]
 HEADS = [OWN, "none"]
 EMBEDDINGS = dict(dataset=CIFAR, loss=LOSSES, embedding=[OWN, "signed"])
 # A dozen penalties instead of 45: at this size they take longer than the training.
@@ -75,6 +79,10 @@ STUDIES = {
     "accuracy": Study(
         "Tables 1 and 3: accuracy and geometry of all losses. Table 7, Figure 2: its convergence",
         {"paper": CLASSIFIERS, "small": [small(loss=LOSSES)]},
+    ),
+    "collapse": Study(
+        "Table 7, Figure 2 where collapse is complete: the embedded digits, all losses",
+        dict.fromkeys(("paper", "small"), DIGITS),
     ),
     "classifiers": Study(
         "Tables 2, 8, 14: classifiers on SCL's encoder, with its head and without",
@@ -214,7 +222,7 @@ def words(args, cell):
 def location(args, recipe, cell):
     """The --config of a cell."""
     items = [*map("=".join, cell.items()), *filter(None, [args.set])]
-    if args.data_dir:
+    if args.data_dir and not recipe.endswith("digits"):
         whole = "/whole" if recipe == "small_longtail" else ""
         items.append(f"data_dir={args.data_dir}{whole}")
     return f"configs/{recipe}.py:{','.join(items)}"
