@@ -132,7 +132,8 @@ def main(argv):
         pictures += drawn
     remarks = _remarks(found, duplicates)
     sections = [tabular.to_markdown(each) for each in made]
-    print("\n".join([*(sections if not alone else []), *remarks]))
+    for text in [*([] if alone else sections), *remarks]:
+        print(text)
     if finished:
         each = markdown({run.name: run.summary for run in finished})
         sections.append(f"## Finished runs\n\n{each}")
