@@ -2,6 +2,7 @@
 
 import math
 import os
+import textwrap
 import warnings
 from typing import NamedTuple
 
@@ -49,20 +50,48 @@ def matplotlib():
     return pyplot, colors
 
 
-def panels(count, columns, width, height, margin=1.0, **kwargs):
+def panels(count, columns, width, height, margin=1.0, layout="constrained", **kwargs):
     """(figure, `count` axes) in rows of at most `columns`; sizes in inches.
 
-    height: of a panel; margin: of what stands above and below all of them.
+    height: of a panel; margin: of what stands above and below all of them. layout: "compressed" of
+    panels that have a shape of their own.
     """
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
     size = (width * columns, height * rows + margin)
     figure, axes = matplotlib()[0].subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **kwargs
+        rows, columns, figsize=size, squeeze=False, layout=layout, **kwargs
     )
     for axis in axes.flat[count:]:
         axis.remove()
     return figure, list(axes.flat[:count])
+
+
+def title(figure, lines):
+    """A title of lines of text from outside, broken where they are wider than the figure."""
+    letters = int(13 * figure.get_figwidth())
+    lines = [part for line in lines for part in textwrap.wrap(line, letters)]
+    figure.suptitle(plain("\n".join(lines)), fontsize=11)
+
+
+def handle(name, **style):
+    """A legend's entry: a line of such a style."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=name, **style)
+
+
+def loss_handles(by_loss):
+    """The legend's entries of {loss: [Run]}, with the number of seeds."""
+    handles = []
+    for loss, runs in by_loss.items():
+        name, color, marker = look(loss)
+        seeds = len({run.config.get("seed") for run in runs})
+        running = sum(run.summary is None for run in runs)
+        name += f", {seeds} seed{'s' if seeds > 1 else ''}"
+        name += f" ({running} unfinished)" if running else ""
+        handles.append(handle(name, color=color, marker=marker))
+    return handles
 
 
 def legend(figure, handles):
@@ -96,5 +125,7 @@ def save(figure, paths):
         for path in paths:
             dated = os.fspath(path).endswith(".svg")
             metadata = {"Date": None} if dated else None
-            figure.savefig(path, dpi=110, bbox_inches="tight", metadata=metadata)
+            figure.savefig(path, dpi=110, metadata=metadata)
+            # The layout is that of the first file, as it takes most of the time.
+            figure.set_layout_engine("none")
     plt.close(figure)

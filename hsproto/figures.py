@@ -21,9 +21,9 @@ def write_all(runs, out):
     PNG and SVG of each, and only those that the runs have something for; see `comparison_figures`.
     Returns their paths. Raises UserError where a run's prototypes.npz is damaged.
     """
-    os.makedirs(out, exist_ok=True)
     paths = []
     for name, figure in comparison_figures.figures(runs):
+        os.makedirs(out, exist_ok=True)
         both = [os.path.join(out, f"{name}.{ending}") for ending in ("png", "svg")]
         drawing.save(figure, both)
         paths += both

@@ -7,11 +7,10 @@ of the config parts runs only where runs of the same loss differ in it, or where
 import json
 from typing import NamedTuple
 
-from hsproto import drawing
+from hsproto import drawing, protocol
 from hsproto import runs as runs_lib
 
-# Keys that name a data set, and those that tell its versions apart.
-NAMES = ("dataset", "class_list", "class_groups", "imbalance_factor")
+# Keys that tell the versions of a data set apart.
 DATA = ("source", "num_classes", "num_examples", "subset_seed", "image_size", "channels")
 # The axes of a phase diagram.
 GRID = ("temperature", "batch_size")
@@ -60,6 +59,14 @@ def grids(runs):
     return found
 
 
+def describe(comparison, what):
+    """The lines that say what a picture shows, of which data, and of runs of which settings."""
+    values = comparison.settings.items()
+    settings = ", ".join(f"{key}={protocol.shown(value)}" for key, value in values)
+    also = f"losses also differ in {', '.join(comparison.also)}" if comparison.also else ""
+    return [f"{comparison.data}: {what}", *filter(None, [settings, also])]
+
+
 def _in_grids(runs):
     """Those of the losses that vary both their temperature and the batch size."""
     return [run for group in _by_loss(runs).values() if _is_grid(group) for run in group]
@@ -74,9 +81,8 @@ def _by_data(runs):
     """{name: runs}, by data set in order of appearance."""
     found = {}
     for run in runs:
-        name, *parts, factor = (runs_lib.settings(run).get(key) for key in NAMES)
-        parts.append(f"LT {factor:g}" if factor < 1 else "")
-        name = " ".join(filter(None, [name, *parts]))
+        name, factor = protocol.data_set(run), protocol.factor(run)
+        name += f" LT {factor:g}" if factor < 1 else ""
         found.setdefault(name, []).append(run)
     return found
 
