@@ -16,10 +16,8 @@ WORKDIR/snapshots/<step, 8 digits>.npz holds what an evaluation found:
     means float32 [C, D]        directions of the training set's class means
     bias float32 [C]     of classifiers that have one
 
-Files are whole or not there. The features are those of the evaluation itself: nothing passes the
-network twice. A file takes about 4 (P + 2 C) D bytes, half of that for P beyond 64 dimensions: 40 KB
-an evaluation of the digits (P = 300, D = 32), 0.4 MB at 512 dimensions. Of a run on the digits they
-take less than 1 % of the time. `snapshot_points=0` writes none.
+Files are whole or not there; `hsproto.sphere` reads them. The features are those of the evaluation
+itself: nothing passes the network twice.
 """
 
 import io
@@ -40,6 +38,8 @@ MAX_SIDE = 64  # pixels
 
 # Half precision is for files of a size that counts, and for what lies well within its range.
 _HALF_DIMS, _HALF_LARGEST = 64, 2.0**15
+
+POINTS = ("rows", "labels", "images", "class_names")
 
 _STEP_FILE = re.compile(r"(\d{8,})\.npz")
 
@@ -150,6 +150,11 @@ def step_files(workdir):
     names = os.listdir(place) if os.path.isdir(place) else ()
     matches = [found for found in map(_STEP_FILE.fullmatch, names) if found]
     return sorted((int(found[1]), os.path.join(place, found[0])) for found in matches)
+
+
+def read_points(workdir):
+    """The arrays of points.npz, or None where it is missing or damaged."""
+    return load(os.path.join(folder(workdir), "points.npz"), POINTS)
 
 
 def load(path, names, optional=()):
