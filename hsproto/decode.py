@@ -72,3 +72,11 @@ def _check_header(path):
 
 def _unreadable(name, error):
     return UserError(f"unreadable image {name} ({one_line(error)}): repair or remove it")
+
+
+class EncodedSource:
+    """Pictures that are kept encoded and decoded when asked for: `picture(i)` gives them whole."""
+
+    def __getitem__(self, i):
+        image, label = self.picture(i)
+        return centre_square(image, self._size), label
