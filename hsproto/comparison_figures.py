@@ -100,7 +100,8 @@ def cosines(comparison):
 
     Of each loss the run with the seed of the first; None where no prototypes were kept. The scale
     ends where 99 % of the cosines do, and the diagonal is grey: with many classes all of them are
-    close to -1/(K-1).
+    close to -1/(K-1). With over MOST_CLASSES of them those that are alike, on average over the
+    losses, stand together, in all panels in the same order.
     """
     arrays = {
         loss: runs_lib.read_prototypes(run.workdir)
@@ -111,7 +112,10 @@ def cosines(comparison):
         return None
     plt, colors = drawing.matplotlib()
     of_losses = {loss: _between_classes(array["prototypes"]) for loss, array in arrays.items()}
-    target = -1 / (len(next(iter(of_losses.values()))) - 1)
+    count = len(next(iter(of_losses.values())))
+    target, order = -1 / (count - 1), np.arange(count)
+    if count > MOST_CLASSES:
+        order = _alike_together(np.mean([*of_losses.values()], axis=0))
     offsets = np.concatenate([np.abs(cosine - target).ravel() for cosine in of_losses.values()])
     reach = max(0.1, np.nanpercentile(offsets, 99))
     norm = colors.Normalize(target - reach, target + reach)
@@ -119,7 +123,9 @@ def cosines(comparison):
     figure, axes = drawing.panels(len(of_losses), 4, width, height, layout="compressed")
     cmap = plt.get_cmap("RdBu_r").with_extremes(bad="0.6")
     for axis, (loss, cosine) in zip(axes, of_losses.items(), strict=True):
-        image = axis.imshow(cosine, norm=norm, cmap=cmap, interpolation="nearest")
+        image = axis.imshow(
+            cosine[np.ix_(order, order)], norm=norm, cmap=cmap, interpolation="nearest"
+        )
         spread = f"{np.nanmean(cosine):.3f} ± {np.nanstd(cosine):.3f}"
         axis.set_title(f"{drawing.look(loss).name}\n{spread}", fontsize=10)
         first = axis.get_subplotspec().is_first_col()
@@ -151,10 +157,20 @@ def _between_classes(prototypes):
     return cosine
 
 
+def _alike_together(cosine):
+    """An order of the classes in which those of high cosines [K, K] are neighbours."""
+    from scipy.cluster import hierarchy
+    from scipy.spatial.distance import squareform
+
+    distances = np.nan_to_num(1 - (cosine + cosine.T) / 2, nan=1.0)
+    np.fill_diagonal(distances, 0)
+    return hierarchy.leaves_list(hierarchy.linkage(squareform(distances), "average"))
+
+
 def _class_ticks(axis, names, named):
     axis.set(xticks=[], yticks=[])
     if len(names) > MOST_CLASSES:
-        axis.set_xlabel(f"{len(names)} classes")
+        axis.set_xlabel(f"{len(names)} classes, alike together")
     elif named:
         axis.set_yticks(range(len(names)), _short(names), parse_math=False, fontsize=8)
 

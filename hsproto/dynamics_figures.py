@@ -128,7 +128,7 @@ def converging(comparison):
             else:
                 axis.text(4, row, "not measured", va="center", fontsize=8, color="0.4")
         axis.set_title(CONVERGENCE[measure], fontsize=10.5)
-        axis.set(xlim=(0, NEVER * 2 - 100), ylim=(len(losses) - 0.5, -0.5))
+        axis.set(xlim=(0, NEVER * 2 - 100), ylim=(len(losses) - 0.5, -0.75))
         axis.set_xticks([0, 50, 100, NEVER], ["0", "50", "100", "never"], fontsize=9)
         axis.set_yticks(range(len(losses)), [drawing.look(loss).name for loss in losses])
         axis.grid(axis="x", alpha=0.25)

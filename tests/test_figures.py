@@ -251,6 +251,15 @@ def test_cosine_matrices_are_white_at_the_simplex_and_of_one_seed(tmp_path):
     assert len(figure.axes) == 3  # two losses and the scale
 
 
+def test_of_many_classes_those_that_are_alike_stand_together(tmp_path):
+    groups = np.arange(30) % 3
+    prototypes = np.eye(3)[groups] + 0.1 * np.eye(30, 3)
+    run = with_prototypes(made(num_classes=30), tmp_path / "run", prototypes)
+    image = comparison_figures.cosines(only([run])).axes[0].images[0]
+    alike = np.ma.filled(image.get_array(), 1) > 0.5
+    assert (alike == np.kron(np.eye(3), np.ones((10, 10)))).all()
+
+
 def long_tail(accuracies, counts=(5, 500, 50), **config):
     run = made(imbalance_factor=0.01, **config)
     per_class = {"train_images": list(counts), "test_accuracy": list(accuracies)}
