@@ -1,4 +1,4 @@
-"""ImageNet-100: its two lists, and both cut out of a folder of more classes."""
+"""ImageNet-100: its two lists, both cut out of a folder of more classes; classes by their names."""
 
 import re
 
@@ -71,3 +71,26 @@ def test_other_data_sets_are_not_cut_by_the_list_of_the_run():
     config = config_of("", "class_list=imagenet100_cmc,channels=1")
     parts = transfer.open_set(config, "digits", "digits", "", "top1")
     assert len(parts["train"].class_names) == 10
+
+
+DIGITS = "dataset=digits,source=digits,channels=1,image_size=8,flip=false,data_dir="
+
+
+def test_classes_chosen_by_name_are_labelled_in_the_order_of_their_names():
+    whole, some = (
+        data.load(config_lib.with_argument(config_lib.default(), f"{DIGITS},{more}"))
+        for more in ("num_classes=10", "class_list=7/0/3,num_classes=3")
+    )
+    for before, after in zip(whole, some, strict=True):
+        assert after.class_names == ("7", "0", "3")
+        rows = np.flatnonzero(np.isin(before.labels, (0, 3, 7)))
+        assert len(after) == len(rows)
+        np.testing.assert_array_equal(after.images, before.images[rows])
+        numbers = [int(after.class_names[label]) for label in after.labels]
+        np.testing.assert_array_equal(numbers, before.labels[rows])
+
+
+def test_a_class_that_the_data_do_not_have_is_refused_with_theirs():
+    config = config_lib.with_argument(config_lib.default(), f"{DIGITS},class_list=0/ten")
+    with pytest.raises(UserError, match="class_list='0/ten'.*'ten'; theirs are: 0, 1,.*9$"):
+        data.load(config)

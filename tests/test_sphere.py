@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 from scipy.stats import ortho_group
+from small_runs import recipe
 
-from hsproto import snapshots, sphere
+from hsproto import architecture, data, snapshots, sphere
+from hsproto.errors import UserError
 
 
 def simplex(num_classes):
@@ -164,6 +166,24 @@ def test_what_cannot_be_read_is_counted_and_passed_over(tmp_path):
 
     (place / "points.npz").write_bytes(b"")
     assert sphere.read(tmp_path) == (None, [], 6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [("", "0123"), ("num_classes=6", "012345"), ("num_classes=10", "0123456789"),
+     ("num_classes=0", "0123456789"), ("class_list=1/3/5", "135")],
+)  # fmt: skip
+def test_the_recipe_takes_as_many_digits_as_it_is_told(argument, names):
+    config = recipe(f"digits_sphere:{argument}")
+    assert architecture.feature_dim(config) == 3
+    assert data.load(config).train.class_names == tuple(names)
+
+
+@pytest.mark.parametrize("count", [1, -2, 11])
+def test_a_number_of_digits_that_cannot_be_is_refused(count):
+    with pytest.raises(UserError, match="num_classes|class_list") as caught:
+        data.load(recipe(f"digits_sphere:num_classes={count}"))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_without_snapshots_has_none(tmp_path):
