@@ -127,7 +127,7 @@ def main(argv):
     for number, run in enumerate(alone):
         out = os.path.join(args.out, f"{number:02d}_{os.path.basename(run.name)}")
         os.makedirs(out, exist_ok=True)
-        drawn = figures.write_figures(run.workdir, out)
+        drawn = figures.write_figures(run.workdir, out, svg=True)
         print(table(run.summary), *drawn, sep="\n", end="\n\n")
         pictures += drawn
     remarks = _remarks(found, duplicates)

@@ -80,7 +80,8 @@ def by_settings(runs):
 def varying(runs):
     """The config keys in whose values runs differ, the seed aside, sorted."""
     found = [settings(run) for run in runs]
-    return sorted(key for key in found[0] if any(s[key] != found[0][key] for s in found))
+    keys = {key for one in found for key in one}
+    return sorted(key for key in keys if any(s.get(key) != found[0].get(key) for s in found))
 
 
 def read_summary(workdir):

@@ -28,7 +28,7 @@ def finished(folder, name, accuracy=0.5, **config):
 def undrawn(monkeypatch):
     """Pictures take seconds."""
     monkeypatch.setattr(figures, "write_all", lambda runs, out: [])
-    monkeypatch.setattr(figures, "write_figures", lambda workdir, out: [])
+    monkeypatch.setattr(figures, "write_figures", lambda workdir, out, svg: [])
 
 
 @pytest.mark.usefixtures("undrawn")
