@@ -24,7 +24,8 @@ def get_config(arg=None):
     config.embedding_dim = 3
 
     config.loss = "nonl"
-    config.temperature = 0.1
+    config.temperature = 0.2
+    config.sampler = "classes"  # where one has more images in a batch it takes more of the sphere
     config.batch_size = 64
     config.epochs = 80.0
     config.base_lr = 0.2

@@ -112,15 +112,12 @@ class Evaluator:
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions
         of the training set's class means of what SCL's head gives. `accuracy_class_means` is that
-        of the same training-free classifier on any run. `adjustment` is as in `measure`. Of
-        so many test images as `snapshot_points` says a snapshot is taken (`hsproto.snapshots`).
+        of the same training-free classifier on any run. `adjustment` and `snapshot_points` are as
+        in `measure`.
         """
         train, test = self.embed_splits(variables)
         weights, bias = models.classifier(variables)
-        found = self.measure(self._config, train, test, weights, bias, adjustment)
-        if snapshot_points:
-            found = found._replace(snapshot=self._snapshot(test, found, bias, snapshot_points))
-        return found
+        return self.measure(self._config, train, test, weights, bias, adjustment, snapshot_points)
 
     def embed_splits(self, variables):
         """(train, test) as `Embedded`."""
@@ -143,7 +140,7 @@ class Evaluator:
             *map(self._flat, columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
         )
 
-    def measure(self, config, train, test, weights, bias, adjustment=1.0):
+    def measure(self, config, train, test, weights, bias, adjustment=1.0, snapshot_points=0):
         """`Evaluation` of embedded splits by a classifier; weights None: the fixed prototypes.
 
         What the loss of `config` normalises is measured on the sphere: nc1-nc4 and cdnv are of unit
@@ -152,7 +149,7 @@ class Evaluator:
         On imbalanced training sets accuracy is told by class and by shots as well and, where the
         loss was a softmax over classes that did not adjust its logits, once more with logits
         adjusted afterwards (`accuracy_adjusted`): less `adjustment` times the log of the classes'
-        frequencies.
+        frequencies. Of `snapshot_points` test images, if any, a snapshot is taken.
         """
         means = prototypes.fit(
             train.projections, train.labels, num_classes=config.num_classes, where=train.where
@@ -164,7 +161,7 @@ class Evaluator:
         if imbalanced and longtail.can_adjust(config, counts):
             own = 0.0 if bias is None else bias
             adjusted = own - adjustment * longtail.log_prior(counts)
-        metrics, per_class = {}, {"train_images": counts.tolist()}
+        metrics, per_class, by_run = {}, {"train_images": counts.tolist()}, {}
         for name, split in (("test", test), ("train", train)):
             predicted = {
                 "accuracy": predict(config, split.projections, weights, bias),
@@ -174,42 +171,36 @@ class Evaluator:
                 predicted["accuracy_adjusted"] = predict(
                     config, split.projections, weights, adjusted
                 )
-            found, by_class = self._accuracies(split, predicted, config.num_classes)
+            predicted = {key: self._on_host(labels) for key, labels in predicted.items()}
+            by_run[name] = predicted["accuracy"]
+            found, by_class = _accuracies(split, predicted, config.num_classes)
             per_class[f"{name}_accuracy"] = by_class["accuracy"].tolist()
             if imbalanced:
                 found |= longtail.by_shots(by_class, counts)
             found |= self._geometry(config, split, weights, bias)
             metrics[name] = {key: float(value) for key, value in found.items()}
         per_class = per_class if imbalanced else None
-        return Evaluation(metrics, self._on_host(weights), self._on_host(means), per_class)
+        found = Evaluation(metrics, self._on_host(weights), self._on_host(means), per_class)
+        if snapshot_points:
+            snapshot = self._snapshot(test, by_run["test"], found, bias, snapshot_points)
+            found = found._replace(snapshot=snapshot)
+        return found
 
-    def _snapshot(self, test, found, bias, count):
+    def _snapshot(self, test, predicted, found, bias, count):
         size = self._config.eval_batch_size
         in_order = test.labels.reshape(size, -1)  # as `embed_all` fills them: [size, batches]
         rows, classes = snapshots.choose(in_order.T.ravel(), count)
         places = rows % size * in_order.shape[1] + rows // size
-        features = np.asarray(self._take(test.projections, places))
-        bias = None if bias is None else self._on_host(bias)
-        predicted = predict(self._config, features, found.prototypes, bias)
         return snapshots.Snapshot(
             rows=rows,
             labels=test.labels[places],
-            features=features,
-            predicted=np.asarray(predicted, np.int32),
+            features=np.asarray(self._take(test.projections, places)),
+            predicted=predicted[places].astype(np.int32),
             classes=classes,
             prototypes=found.prototypes[classes],
             means=found.class_means[classes],
-            bias=None if bias is None else bias[classes],
+            bias=None if bias is None else self._on_host(bias)[classes],
         )
-
-    def _accuracies(self, split, predicted, num_classes):
-        """({name: accuracy}, {name: accuracy of each class [K]}) of {name: predicted labels}."""
-        labels, whole, by_class = split.labels[split.where], {}, {}
-        for name, found in predicted.items():
-            found = self._on_host(found)[split.where]
-            whole[name] = np.mean(found == labels)
-            by_class[name] = longtail.accuracy_by_class(found, labels, num_classes)
-        return whole, by_class
 
     def _geometry(self, config, split, weights, bias):
         features = split.projections
@@ -226,6 +217,16 @@ class Evaluator:
 
     def _on_host(self, array):
         return np.asarray(self._gather(array))
+
+
+def _accuracies(split, predicted, num_classes):
+    """({name: accuracy}, {name: accuracy of each class [K]}) of {name: predicted labels}."""
+    labels, whole, by_class = split.labels[split.where], {}, {}
+    for name, found in predicted.items():
+        found = found[split.where]
+        whole[name] = np.mean(found == labels)
+        by_class[name] = longtail.accuracy_by_class(found, labels, num_classes)
+    return whole, by_class
 
 
 def summarise(config, step, evaluation, mesh, images_per_second):

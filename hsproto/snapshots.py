@@ -18,6 +18,10 @@ WORKDIR/snapshots/<step, 8 digits>.npz holds what an evaluation found:
 
 Files are whole or not there; `hsproto.sphere` reads them. The features are those of the evaluation
 itself: nothing passes the network twice.
+
+A file takes about 4 D (P + 2 C) bytes, beyond 64 dimensions half of that for the features: 43 KB of
+the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. That of the digits takes 2 ms, all of a
+run's 0.2 % of its time. The config's `snapshot_points` is the largest P; 0 writes nothing.
 """
 
 import io
