@@ -5,12 +5,13 @@ python -m hsproto.report runs/digits runs/scl_digits --out=report
 DIR is the workdir of a run or a folder that holds some at any depth. Runs that differ in nothing
 but their seeds are averaged; those that are not finished stand in rows of their own. OUT/report.md
 has all tables; OUT/tables each of them, as Markdown and as CSV with a line for each value.
+OUT/index.html shows the same and training itself in a browser (`hsproto.page`).
 """
 
 import math
 import os
 
-from hsproto import cli, figures, geometry, rows, runs, tables, tabular
+from hsproto import cli, figures, geometry, page, rows, runs, tables, tabular
 from hsproto.errors import UserError
 from hsproto.writer import write_text
 
@@ -104,7 +105,7 @@ def cell(value):
 def main(argv):
     parser = cli.Parser(__doc__, prog="python -m hsproto.report")
     parser.add_argument("workdirs", nargs="+", metavar="DIR", help="a workdir, or a folder of some")
-    parser.add_argument("--out", required=True, help="folder for report.md, tables and pictures")
+    parser.add_argument("--out", required=True, help="folder for the page, tables and pictures")
     args = parser.parse_args(argv)
     for path in args.workdirs:
         if not os.path.isdir(path):
@@ -142,7 +143,8 @@ def main(argv):
     path = os.path.join(args.out, "report.md")
     head = f"# {len(found)} run{'s' if len(found) > 1 else ''}\n"
     write_text(path, "\n".join([head, *(f"{tabular.escape(r)}\n" for r in remarks), *sections]))
-    print(path)
+    written = page.write(kept, args.out, LONG_TAIL | METRICS, _remarks([], duplicates))
+    print(path, written[0], sep="\n")
     return 0
 
 

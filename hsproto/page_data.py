@@ -1,0 +1,358 @@
+"""What the page of runs tells of them, as plain values: names, the table of methods, curves, cards.
+
+Each function takes a list of `runs.Run`, or one, of which no two have the same settings and seed.
+What is undefined is None; numbers are rounded to what a reader can see.
+"""
+
+import math
+import os
+import shlex
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+
+from hsproto import architecture, config, convergence, drawing, geometry, rows, runs, state
+from hsproto.protocol import data_set, factor, shown
+from hsproto.tabular import defined, number, over_seeds
+from hsproto.writer import duration
+
+# The table of methods: a measure, its split, its name, and how far it is from the optimum without
+# any collapse, where its bar is empty. None: as far as the optimum is from 0.
+COLUMNS = {
+    "accuracy": ("test", "accuracy %", None),
+    "accuracy_class_means": ("test", "by class means %", None),
+    "nc1": ("train", "NC1", 1.0),
+    "instance_alignment": ("train", "instance alignment", 2.0),
+    "weight_alignment": ("train", "weight alignment", 2.0),
+    "nc2_equiangular": ("train", "NC2 equiangular", 1.0),
+    "nc3": ("train", "NC3", 1.0),
+    "erank_inter": ("train", "rank of means", None),
+    "erank_weights": ("train", "rank of prototypes", None),
+    "cosine_prototypes_mean": ("train", "prototype cosine", 1.0),
+    "mir_gap": ("train", "MIR gap", 1.0),
+}
+BAR_DECADES = 3  # a full bar is so many powers of ten nearer to the optimum than an empty one
+# Measures that a log scale shows best, as they fall to 0 over orders of magnitude.
+FALLING = ("instance_alignment", "weight_alignment", "class_alignment", "nc1", "nc2_equinorm")
+FALLING += ("nc2_equiangular", "nc3", "nc4", "cdnv", "hdr", "hdr_centered", "cosine_means_std")
+FALLING += ("cosine_prototypes_std", "gradient_norm")
+# Of the steps between evaluations.
+OF_BATCHES = {
+    "loss": "training loss",
+    "batch_accuracy": "accuracy on training batches",
+    "gradient_norm": "length of the gradient",
+    "learning_rate": "learning rate",
+}
+MOST_BATCHES = 150  # points of a curve over batches
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+DECAY, TOLERANCE = 0.5, 0.01  # as `hsproto.convergence` has them by default
+
+
+class Cell(NamedTuple):
+    """A value in the table of methods.
+
+    text: mean ± std. value: what sorts it, None of what is undefined. bar: how near the optimum is,
+    0 to 1 (`_bar`), or None. target: the optimum as text. mark: "better" or "worse" than cross
+    entropy on the same data, or "". best: whether no other method on the data is nearer.
+    """
+
+    text: str
+    value: float | None
+    bar: float | None
+    target: str
+    mark: str
+    best: bool
+
+
+def labels(found):
+    """{workdir: what a run is called on the page}, no two the same."""
+    sets = {data_set(run) for run in found}
+    groups = {run.workdir: group for group in runs.by_settings(found) for run in group}
+    names = rows.row_names(found).name
+    named = {}
+    for run in found:
+        parts = [data_set(run)] if len(sets) > 1 else []
+        parts.append(names[run.workdir])
+        if len(groups[run.workdir]) > 1:
+            parts.append(f"seed {shown(run.config.get('seed'))}")
+        named[run.workdir] = ", ".join(parts)
+    texts = list(named.values())
+    return {
+        run.workdir: text if texts.count(text) == 1 else f"{text} ({run.name})"
+        for run, text in zip(found, texts, strict=True)
+    }
+
+
+def total_steps(run):
+    """Steps of a run's whole training, finished or not."""
+    if run.summary:
+        return run.summary["step"]
+    return state.total_steps(SimpleNamespace(**runs.settings(run)))
+
+
+def dimensions(run):
+    """D of what a run's geometry is of, or None where its config names a network unknown here."""
+    settings = SimpleNamespace(**runs.settings(run))
+    try:
+        projected = settings.projection != "none"
+        return settings.projection_dim if projected else architecture.feature_dim(settings)
+    except (AttributeError, KeyError):
+        return None
+
+
+def has_simplex(run):
+    """Whether a run has dimensions enough for its classes to form a simplex."""
+    dim = dimensions(run)
+    return dim is None or dim >= (run.config.get("num_classes") or 0) - 1
+
+
+def optimum(run):
+    """{measure: its value at collapse, or None}, accuracies among them."""
+    classes = run.config.get("num_classes") or 0
+    if classes < 1:
+        return {}
+    best = geometry.optimum(classes, dimensions(run))
+    return {"accuracy": 1.0, "accuracy_class_means": 1.0} | best
+
+
+def facts(run):
+    """Pairs (what, text) that say what was run, on what, and for how long."""
+    settings, told = runs.settings(run), []
+    total, reached = total_steps(run), rows.reached(run)
+    long_tail = f", imbalance factor {factor(run):g}" if factor(run) < 1 else ""
+    sizes = f"{settings['num_examples']} images, {settings['num_classes']} classes{long_tail}"
+    told.append(("data", f"{data_set(run)}: {sizes}"))
+    told.append(("network", f"{settings['backbone']}, {settings['embedding']}"))
+    done = f"{reached or 0} of {total}" if run.summary is None else f"{total}"
+    epochs = f"{settings['epochs']:g} epochs, batch {settings['batch_size']}"
+    told.append(("steps", f"{done} ({epochs})"))
+    speed = run.summary.get("images_per_second") if run.summary else None
+    if defined(speed) and speed > 0:
+        took = duration(total * settings["batch_size"] / speed)
+        told.append(("training took", f"{took} at {speed:.0f} images/s"))
+    if run.summary:
+        told += [("devices", run.summary.get("devices") or "–")]
+        told += [("finished", run.summary.get("finished") or "–")]
+    return told
+
+
+def methods(found):
+    """The table of methods, a row for runs that differ in their seeds alone.
+
+    A row is a dict: data, name, seeds, note, and cells, a `Cell` for each of COLUMNS. States before
+    a run's end stand in rows of their own and take no part in what is best.
+    """
+    names, made = rows.row_names(found), []
+    for group in runs.by_settings(found):
+        states = {}
+        for run in group:
+            states.setdefault(None if run.summary else rows.reached(run), []).append(run)
+        for members in states.values():
+            made.append(_method(members, names))
+    for row in made:
+        peers = [other for other in made if other["of"] == row["of"] and not other["note"]]
+        row["cells"] = [
+            _cell(row, key, peers, _baseline(row, peers), optimum(row["runs"][0]))
+            for key in COLUMNS
+        ]
+    order = rows.in_paper_order({row["data"] for row in made})
+    return sorted(made, key=lambda row: (order.index(row["data"]), row["place"]))
+
+
+def _method(members, names):
+    first = members[0]
+    note = ""
+    if first.summary is None:
+        reached = rows.reached(first)
+        note = "not finished, " + ("no step yet" if reached is None else f"step {reached}")
+    values = {}
+    for key, (split, *_) in COLUMNS.items():
+        scale = 100 if key.startswith("accuracy") else 1
+        found = [rows.measured(run, split)[1].get(key) for run in members]
+        values[key] = over_seeds([scale * v if defined(v) else None for v in found])
+    return {
+        "of": (data_set(first), factor(first)),
+        "data": data_set(first) + (f", LT {factor(first):g}" if factor(first) < 1 else ""),
+        "name": names.name[first.workdir],
+        "place": names.place[first.workdir],
+        "loss": first.config["loss"],
+        "seeds": len(members),
+        "note": note,
+        "runs": members,
+        "values": values,
+    }
+
+
+def _baseline(row, peers):
+    """The row of cross entropy on the same data whose settings are the nearest, or None."""
+    if row["loss"] == "cross_entropy" or row["note"]:
+        return None
+    ours = runs.settings(row["runs"][0])
+
+    def distance(other):
+        theirs = runs.settings(other["runs"][0])
+        return sum(ours.get(key) != value for key, value in theirs.items())
+
+    return min((p for p in peers if p["loss"] == "cross_entropy"), key=distance, default=None)
+
+
+def _cell(row, key, peers, baseline, best):
+    accuracy = key.startswith("accuracy")
+    digits = 2 if accuracy else None
+    target = best.get(key)
+    target = 100.0 if accuracy else target
+    value = row["values"][key]
+    if value.mean is None:
+        return Cell("–", None, None, "", "", False)
+    text = number(value.mean, digits)
+    if value.std is not None:
+        text += f" ± {number(value.std, digits)}"
+    if value.undefined:
+        text += f" ({value.undefined} undefined)"
+    if target is None:
+        return Cell(text, value.mean, None, "", "", False)
+
+    def off(other):
+        mean = other["values"][key].mean
+        # As printed: what reads the same is neither better nor worse.
+        return math.inf if mean is None else abs(float(number(mean, digits)) - target)
+
+    mark, ours = "", off(row)
+    if baseline and baseline["values"][key].mean is not None and ours != off(baseline):
+        mark = "better" if ours < off(baseline) else "worse"
+    foremost = not row["note"] and len(peers) > 1 and ours == min(map(off, peers))
+    foremost = foremost and any(off(peer) > ours for peer in peers)
+    told = "100" if accuracy else f"{target:.4g}"
+    return Cell(text, value.mean, _bar(value.mean, key, target), told, mark, foremost)
+
+
+def _bar(value, key, target):
+    """Powers of ten by which a value is nearer to the optimum, over BAR_DECADES; of 0 to 1.
+
+    Collapse goes through powers of ten, which a bar of plain shares would not tell apart. Of an
+    accuracy it is the accuracy.
+    """
+    if key.startswith("accuracy"):
+        return round(value / target, 3)
+    far = COLUMNS[key][2] or abs(target)
+    off = abs(value - target) / far if far else 0.0
+    return round(min(max(-math.log10(max(off, 1e-30)) / BAR_DECADES, 0.0), 1.0), 3)
+
+
+def curves(run, measures):
+    """What was measured over training.
+
+    Returns {"evaluations": {"steps": [N], "train": {measure: [N]}, "test": ...}, "batches":
+    {"steps": [M], key: [M]}} of the measures and of OF_BATCHES that were ever defined.
+    """
+    records = {}
+    for record in run.records:
+        step = record["step"]
+        if isinstance(step, int) and not isinstance(step, bool):
+            records.setdefault(step, {}).update(record)
+    evaluated = {s: r for s, r in sorted(records.items()) if any("/" in key for key in r)}
+    found = {"steps": list(evaluated)}
+    for split in ("train", "test"):
+        series = {
+            key: [_numeric(record.get(f"{split}/{key}")) for record in evaluated.values()]
+            for key in measures
+        }
+        found[split] = {k: v for k, v in series.items() if any(x is not None for x in v)}
+    return {"evaluations": found, "batches": _over_batches(records)}
+
+
+def _over_batches(records):
+    named = [(s, r) for s, r in sorted(records.items()) if _numeric(r.get("loss")) is not None]
+    if len(named) > MOST_BATCHES:
+        places = np.linspace(0, len(named) - 1, MOST_BATCHES).round().astype(int)
+        named = [named[place] for place in places]
+    found = {"steps": [step for step, _ in named]}
+    for key in OF_BATCHES:
+        stored = key.removeprefix("batch_")
+        values = [_numeric(record.get(stored)) for _, record in named]
+        if any(value is not None for value in values):
+            found[key] = values
+    return found
+
+
+def _numeric(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not defined(value):
+        return None
+    return float(f"{value:.5g}")
+
+
+def converged(run):
+    """{measure: threshold, step, share, by_first} of 95 % of collapse, of a finished run; or {}."""
+    dim, classes = dimensions(run), run.config.get("num_classes") or 0
+    if not run.summary or dim is None or classes < 1:
+        return {}
+    images = runs.settings(run)["num_examples"] / classes
+    thresholds = convergence.collapse_thresholds(classes, dim, images)
+    return convergence.converged(run.records, total_steps(run), thresholds, DECAY, TOLERANCE)
+
+
+def looks(found):
+    """{workdir: colour, marker and dash of a run's curve}: a loss has one colour and marker."""
+    count, made = {}, {}
+    for run in found:
+        loss = run.config["loss"]
+        number = count[data_set(run), loss] = count.get((data_set(run), loss), -1) + 1
+        look = drawing.look(loss)
+        made[run.workdir] = {
+            "color": look.color,
+            "marker": _MARKERS.get(look.marker, "circle"),
+            "dash": DASHES[number % len(DASHES)],
+        }
+    return made
+
+
+# matplotlib's markers in plotly's words.
+_MARKERS = {"o": "circle", "X": "x", "s": "square", "^": "triangle-up", "D": "diamond"}
+_MARKERS |= {"P": "cross", "v": "triangle-down", "*": "star", "x": "x-thin"}
+
+
+def card(run):
+    """How a run was made and can be made again.
+
+    config: triples (key, value as text, whether it is the default's). versions: pairs. recipe: a
+    config file's text; commands: lines of a shell. checkpoint: the newest one's path, or None.
+    """
+    usual = config.default().to_dict()
+    settings = sorted(run.config.items())
+    triples = [(k, shown(v), k in usual and _plain(usual[k]) == _plain(v)) for k, v in settings]
+    versions = run.summary.get("versions") if run.summary else None
+    return {
+        "seed": shown(run.config.get("seed")),
+        "devices": (run.summary or {}).get("devices"),
+        "config": triples,
+        "versions": sorted(versions.items()) if isinstance(versions, dict) else [],
+        "recipe": recipe(run.config),
+        "commands": [
+            "python -m hsproto.train --config=recipe.py --workdir=again",
+            f"python -m hsproto.evaluate --workdir={shlex.quote(run.workdir)}",
+        ],
+        "checkpoint": _checkpoint(run.workdir),
+    }
+
+
+def recipe(stored):
+    """The text of a config file that gives the config of a run, a dict."""
+    usual = config.default().to_dict()
+    lines = ["from hsproto.config import default, with_argument", "", ""]
+    lines += ["def get_config(arg=None):", "    config = default()"]
+    for key, value in sorted(stored.items()):
+        if key in usual and _plain(usual[key]) != _plain(value):
+            lines.append(f"    config.{key} = {_plain(value)!r}")
+    return "\n".join([*lines, "    return with_argument(config, arg)"]) + "\n"
+
+
+def _plain(value):
+    # JSON has no tuples, the config no lists.
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _checkpoint(workdir):
+    place = os.path.join(workdir, "checkpoints")
+    steps = [name for name in os.listdir(place) if name.isdigit()] if os.path.isdir(place) else []
+    return os.path.join(place, max(steps, key=int)) if steps else None
