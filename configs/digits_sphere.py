@@ -1,6 +1,21 @@
 """Digits in three dimensions: features and prototypes on the sphere itself, to look at.
 
 python -m hsproto.train --config=configs/digits_sphere.py --workdir=runs/sphere
+python -m hsproto.train --workdir=runs/sphere10 \
+  --config=configs/digits_sphere.py:num_classes=10,loss=cross_entropy
+
+Three dimensions hold a simplex of four classes, a tetrahedron: `num_classes=4`, the default, takes
+the digits 0 to 3, `num_classes=10` all of them, `class_list=1/4/7/9` any. Forty snapshots of the
+test images (`hsproto.snapshots`) are taken on the way; with `hsproto.sphere` they are a picture.
+
+To expect, after less than a minute on two cores, of nonl and of cross_entropy:
+
+- four digits: test accuracy 0.993 and 0.979 (143 and 141 of 144 images); cosines between prototypes
+  -0.343 to -0.325, a tetrahedron's being -1/3, against -0.87 to -0.12; mean squared distance within
+  a class 0.004 and 0.062 on the training set.
+- ten digits, which have no simplex there: test accuracy 0.986 and 0.989; from each prototype to the
+  nearest other 62 to 68 degrees, against 55 to 71 (ten points cannot all be more than 66 apart);
+  distance within a class 0.006 and 0.053.
 """
 
 from hsproto.config import default, given, with_argument
