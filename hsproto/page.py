@@ -19,7 +19,7 @@ import os
 import jinja2
 from markupsafe import Markup
 
-from hsproto import page_classes, page_data, page_sphere, rows, runs
+from hsproto import page_classes, page_data, page_sphere, rows
 from hsproto.tabular import number
 from hsproto.writer import to_json, write_text
 
@@ -82,15 +82,18 @@ def collect(found, measures):
                 "card": page_data.card(run),
             }
         )
-    several = any(len(group) > 1 for group in runs.by_settings(found))
     methods = [
         {key: row[key] for key in ("data", "name", "loss", "seeds", "note", "cells")}
         for row in page_data.methods(found)
     ]
     return {
         "runs": told,
+        "summary": page_data.summary(found),
         "methods": methods,
-        "seeds_averaged": several,
+        # The columns before the values: those in which rows differ.
+        "heads": ["method"]
+        + ["data"] * (len({row["data"] for row in methods}) > 1)
+        + ["seeds"] * any(row["seeds"] > 1 for row in methods),
         "no_simplex": not all(page_data.has_simplex(run) for run in found),
         "note": rows.row_names(found).note,
         "measures": [_measure(key, meaning) for key, meaning in measures.items()]

@@ -116,6 +116,31 @@ def optimum(run):
     return {"accuracy": 1.0, "accuracy_class_means": 1.0} | best
 
 
+def summary(found):
+    """Texts that say in short what was run, on what, and how long."""
+
+    def each(of):
+        return ", ".join(dict.fromkeys(filter(None, map(of, found))))
+
+    finished = [run for run in found if run.summary]
+    count = f"{len(finished)} of {len(found)} finished" if len(finished) < len(found) else ""
+    seconds = [seconds for seconds in map(_seconds, finished) if seconds]
+    took = f"{duration(sum(seconds))} of training" if seconds else ""
+    devices = each(lambda run: (run.summary or {}).get("devices"))
+    networks = each(lambda run: run.config.get("backbone"))
+    losses = each(lambda run: rows.loss_name(run.config["loss"]))
+    told = (each(data_set), losses, networks, devices, took, count)
+    return [text for text in told if text]
+
+
+def _seconds(run):
+    """What a finished run's steps took, compilation and evaluations aside, or None."""
+    speed = run.summary.get("images_per_second")
+    if not defined(speed) or speed <= 0:
+        return None
+    return total_steps(run) * runs.settings(run)["batch_size"] / speed
+
+
 def facts(run):
     """Pairs (what, text) that say what was run, on what, and for how long."""
     settings, told = runs.settings(run), []
@@ -127,10 +152,10 @@ def facts(run):
     done = f"{reached or 0} of {total}" if run.summary is None else f"{total}"
     epochs = f"{settings['epochs']:g} epochs, batch {settings['batch_size']}"
     told.append(("steps", f"{done} ({epochs})"))
-    speed = run.summary.get("images_per_second") if run.summary else None
-    if defined(speed) and speed > 0:
-        took = duration(total * settings["batch_size"] / speed)
-        told.append(("training took", f"{took} at {speed:.0f} images/s"))
+    seconds = _seconds(run) if run.summary else None
+    if seconds:
+        speed = run.summary["images_per_second"]
+        told.append(("training took", f"{duration(seconds)} at {speed:.0f} images/s"))
     if run.summary:
         told += [("devices", run.summary.get("devices") or "–")]
         told += [("finished", run.summary.get("finished") or "–")]

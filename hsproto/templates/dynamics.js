@@ -73,11 +73,13 @@ const dynamics = (() => {
 
   const brief = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 
-  function level(value, dash, text, colors) {
+  // The optimum is named at the left and 95 % of the way at the right, as they may be close.
+  function level(value, dash, text, side, colors) {
     return {
       shape: { type: "line", xref: "paper", x0: 0, x1: 1, y0: value, y1: value,
         line: { color: colors.muted, width: 1.5, dash } },
-      annotation: { xref: "paper", x: 1, xanchor: "right", yanchor: "bottom", showarrow: false,
+      annotation: { xref: "paper", x: side === "left" ? 0 : 1, xanchor: side, yanchor: "bottom",
+        showarrow: false, bgcolor: colors.surface, opacity: 0.85, borderpad: 0,
         y: controls.log.checked ? Math.log10(value) : value, text,
         font: { color: colors.muted, size: 11 } },
     };
@@ -94,8 +96,9 @@ const dynamics = (() => {
     const nearly = controls.split.value === "train"
       ? each(some.map((run) => run.converged[key]?.threshold)) : [];
     return [
-      ...optima.map((value) => level(value, "dash", `optimum ${brief(value)}`, colors)),
-      ...nearly.map((value) => level(value, "dot", `95 % of collapse ${brief(value)}`, colors)),
+      ...optima.map((value) => level(value, "dash", `optimum ${brief(value)}`, "left", colors)),
+      ...nearly.map((value) =>
+        level(value, "dot", `95 % of collapse ${brief(value)}`, "right", colors)),
     ];
   }
 

@@ -5,7 +5,7 @@ const sphere = (() => {
 
   const slider = query("#frame");
   const play = query("#play");
-  const home = { x: 0.95, y: 0.95, z: 0.62 };
+  const home = { x: 1.02, y: 1.02, z: 0.66 };
   const hues = ["#4477dd", "#e0701b", "#2e9e5b", "#d03b4f", "#9065c9", "#9a6a4d", "#d767b0",
     "#7f8794", "#a9a31d", "#23a8ba"];
   const color = (label) =>
@@ -299,5 +299,7 @@ const sphere = (() => {
   const left = of("cross_entropy") || watched.find((run) => run !== right) || right;
   panes[0].select.value = panes.length > 1 ? left.id : watched[0].id;
   if (panes.length > 1) panes[1].select.value = right.id;
-  return { panes, ready: choose() };
+  // After the rest of the page, as WebGL takes its time to start.
+  const later = new Promise((done) => setTimeout(done, 50));
+  return { panes, ready: later.then(choose) };
 })();

@@ -32,7 +32,7 @@
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
     for (const row of body.rows) {
-      const text = `${row.cells[0].textContent} ${row.cells[1].textContent}`.toLowerCase();
+      const text = row.dataset.words.toLowerCase();
       row.hidden = !words.every((word) => text.includes(word));
       left += !row.hidden;
     }
