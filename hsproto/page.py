@@ -19,7 +19,7 @@ import os
 import jinja2
 from markupsafe import Markup
 
-from hsproto import page_classes, page_data, page_sphere, rows
+from hsproto import page_classes, page_data, page_methods, page_sphere, rows
 from hsproto.tabular import number
 from hsproto.writer import to_json, write_text
 
@@ -84,7 +84,7 @@ def collect(found, measures):
         )
     methods = [
         {key: row[key] for key in ("data", "name", "loss", "seeds", "note", "cells")}
-        for row in page_data.methods(found)
+        for row in page_methods.methods(found)
     ]
     return {
         "runs": told,
@@ -113,6 +113,7 @@ def render(told, remarks=()):
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": _number, "cosine": lambda value: _number(value, 2)}
+    environment.filters["minus"] = _minus
     page = [
         {key: run[key] for key in _IN_THE_PAGE}
         | {"sphere": _for_page(run["sphere"]), "converged": run["converged"]}
@@ -127,7 +128,7 @@ def render(told, remarks=()):
     return environment.get_template("page.html").render(
         told=told,
         remarks=remarks,
-        columns=page_data.COLUMNS,
+        columns=page_methods.COLUMNS,
         convergence=list(page_data.convergence.RISES),
         data=data,
         # Code of this package, which needs no escaping.
@@ -154,7 +155,12 @@ def _hash(text):
 
 
 def _number(value, digits=None):
-    return "–" if value is None else number(value, digits).replace("-", "−", 1)
+    return "–" if value is None else _minus(number(value, digits))
+
+
+def _minus(text):
+    """A number's text with the sign that is as wide as a plus."""
+    return f"−{text[1:]}" if text.startswith("-") else text
 
 
 def _for_page(value):
@@ -169,7 +175,7 @@ def _mapped(value, unpack):
     """The same dicts and lists with each `Packed` as `unpack` has it; images are left out."""
     if isinstance(value, page_sphere.Packed):
         return unpack(value)
-    if isinstance(value, page_data.Cell):
+    if isinstance(value, page_methods.Cell):
         return value._asdict()
     if isinstance(value, dict):
         left_out = ("png", "picture", "matrix")
@@ -186,7 +192,8 @@ def values_csv(told):
     lines.writerow(("part", "run", "step", "split", "measure", "of", "value"))
     for row in told["methods"]:
         name = f"{row['data']}, {row['name']}" + (f", {row['note']}" if row["note"] else "")
-        for (key, (split, *_)), cell in zip(page_data.COLUMNS.items(), row["cells"], strict=True):
+        for key, cell in zip(page_methods.COLUMNS, row["cells"], strict=True):
+            split = page_methods.COLUMNS[key][0]
             if cell.value is not None:
                 lines.writerow(("methods", name, "", split, key, cell.text, cell.value))
     for run in told["runs"]:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from small_runs import ROOT
 
-from hsproto import page, page_classes, page_data, page_sphere, report, rows, runs
+from hsproto import page, page_classes, page_data, page_methods, page_sphere, report, rows, runs
 from hsproto.cli import load_config
 
 MEASURES = {
@@ -65,7 +65,7 @@ def written(folder, out, remarks=()):
 
 def cells(data, name, key):
     (row,) = (row for row in data["methods"] if row["name"] == name)
-    return row["cells"][list(page_data.COLUMNS).index(key)]
+    return row["cells"][list(page_methods.COLUMNS).index(key)]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_the_most_wrong_images_come_first(tmp_path):
 def test_no_bar_where_the_dimensions_are_too_few_for_a_simplex(tmp_path):
     made_pages.run(tmp_path / "runs", "run", classes=10, dim=3)
     text, data, _ = written(tmp_path / "runs", tmp_path / "out")
-    row = dict(zip(page_data.COLUMNS, data["methods"][0]["cells"], strict=True))
+    row = dict(zip(page_methods.COLUMNS, data["methods"][0]["cells"], strict=True))
     assert row["erank_weights"]["bar"] is None and row["weight_alignment"]["bar"] is not None
     assert "too few dimensions" in Parsed(text).text
 

@@ -13,9 +13,9 @@ const literal = (text) =>
 // What is undefined is a dash.
 function shown(value, digits) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  if (digits !== undefined) return value.toFixed(digits).replace("-", "−");
-  return (Math.abs(value) >= 1e-3 || value === 0 ? value.toFixed(4) : value.toExponential(1))
-    .replace("-", "−");
+  const places = digits ?? 4;
+  const small = digits === undefined && value !== 0 && Math.abs(value) < 1e-3;
+  return (small ? value.toExponential(1) : value.toFixed(places)).replace(/^-/, "−");
 }
 
 // The integers that page_sphere.Packed has written, as a flat array.
