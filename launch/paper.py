@@ -84,6 +84,7 @@ STUDIES = {
     "collapse": Study(
         "Table 7, Figure 2 where collapse is complete: the embedded digits, all losses",
         dict.fromkeys(("paper", "small"), DIGITS),
+        {"scl_digits": ["probe --learning_rate=0.5"]},
     ),
     "classifiers": Study(
         "Tables 2, 8, 14: classifiers on SCL's encoder, with its head and without",
