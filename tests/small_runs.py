@@ -19,6 +19,13 @@ def tiny_config(recipe="digits", argument=""):
     return load_config(tiny(recipe, argument))
 
 
+def recipe(name, more=""):
+    """The config of `NAME` or `NAME:key=value,...`, with more of these."""
+    stem, _, argument = name.partition(":")
+    argument = ",".join(filter(None, (argument, more)))
+    return load_config(f"{ROOT}/configs/{stem}.py:{argument}")
+
+
 def outcome(workdir):
     """All metrics that a run wrote, in order, and its summary without what time decides."""
     summary = json.loads((workdir / "summary.json").read_text())

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tfds_sets
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -309,46 +310,24 @@ def test_folders_without_images_or_classes_are_refused_with_their_path(tmp_path)
 
 @pytest.fixture(scope="module")
 def tfds(tmp_path_factory):
-    """A function that prepares a set of real PNG records as ArrayRecord, as TFDS does."""
+    """A function that prepares arrays as a set of TFDS."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    from tensorflow_datasets.core import registered
 
-    tfds.disable_progress_bar()
+    def prepare(arrays, test="test", labels=CLASSES, **features):
+        label = {"names": labels} if labels else {"num_classes": 3}
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(**label),
+        } | features
+        pictures = [key for key in features if key != "label"]
 
-    def prepare(arrays, test="test", labels=("ant", "bee", "cat"), **features):
-        with registered.skip_registration():
+        def records(split):
+            pairs = zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
+            for image, label in pairs:
+                yield {"label": int(label)} | dict.fromkeys(pictures, Image.fromarray(image))
 
-            class Tiny(tfds.core.GeneratorBasedBuilder):
-                VERSION = tfds.core.Version("1.0.0")
-
-                def _info(self):
-                    names = {"names": labels} if labels else {"num_classes": 3}
-                    return tfds.core.DatasetInfo(
-                        builder=self,
-                        features=tfds.features.FeaturesDict(
-                            {
-                                "image": tfds.features.Image(shape=(None, None, 3)),
-                                "label": tfds.features.ClassLabel(**names),
-                            }
-                            | features
-                        ),
-                    )
-
-                def _split_generators(self, dl_manager):
-                    return {"train": self._examples("train"), test: self._examples("test")}
-
-                def _generate_examples(self):
-                    raise NotImplementedError
-
-                def _examples(self, split):
-                    pairs = zip(arrays[f"{split}_images"], arrays[f"{split}_labels"], strict=True)
-                    for i, (image, label) in enumerate(pairs):
-                        record = {"image": Image.fromarray(image), "label": int(label)}
-                        yield i, record | {key: record["image"] for key in features}
-
-        root = tmp_path_factory.mktemp("tfds")
-        Tiny(data_dir=root, file_format="array_record").download_and_prepare()
-        return root
+        splits = {"train": records("train"), test: records("test")}
+        return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"), "tiny", splits, features)
 
     prepare.features = tfds.features
     return prepare

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from small_runs import ROOT
+from small_runs import ROOT, recipe
 
 from hsproto import architecture, cli, optim, probe
 from hsproto import config as config_lib
@@ -57,12 +57,6 @@ PROBES = {
     "scl_cifar": (100, 5.0, (60, 75, 90)),
     "scl_imagenet": (90, 2.0, (30, 60, 80)),
 }
-
-
-def recipe(name, more=""):
-    stem, _, argument = name.partition(":")
-    argument = ",".join(filter(None, (argument, more)))
-    return cli.load_config(f"{ROOT}/configs/{stem}.py:{argument}")
 
 
 def peak_rate(config, steps_per_epoch=100):

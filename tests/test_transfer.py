@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import tfds_sets
 from PIL import Image
 from sklearn.datasets import load_digits
 from small_runs import tiny_config
@@ -139,48 +140,30 @@ def test_arrays_of_any_size_are_made_into_what_the_network_takes(run_of_digits, 
 def several_labels(tmp_path_factory):
     """A prepared TFDS set like Pascal VOC: digits side by side, none, one or two an image."""
     tfds = pytest.importorskip("tensorflow_datasets")
-    from tensorflow_datasets.core import registered
-
-    tfds.disable_progress_bar()
     digits = load_digits()
     images = (digits.images[digits.target < 3] * 15).astype(np.uint8)
     targets = digits.target[digits.target < 3]
-    classes = tfds.features.ClassLabel(names=["zero", "one", "two"])
-    with registered.skip_registration():
+    labels = tfds.features.Sequence(tfds.features.ClassLabel(names=["zero", "one", "two"]))
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "labels": labels,
+        "labels_no_difficult": labels,
+    }
 
-        class Pairs(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
+    def records(start, stop):
+        for i in range(start, stop):
+            pair = [images[i], images[i // 2 + 1]]
+            found = sorted({int(targets[i]), int(targets[i // 2 + 1])})
+            picture = Image.fromarray(np.vstack(pair)).convert("RGB")
+            plain = found[:1] if i % 10 == 0 else found
+            yield {"image": picture, "labels": found, "labels_no_difficult": plain}
 
-            def _info(self):
-                features = {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "labels": tfds.features.Sequence(classes),
-                    "labels_no_difficult": tfds.features.Sequence(classes),
-                }
-                features = tfds.features.FeaturesDict(features)
-                return tfds.core.DatasetInfo(builder=self, features=features)
-
-            def _split_generators(self, dl_manager):
-                return {
-                    "train": self._examples(range(0, 200)),
-                    "validation": self._examples(range(200, 300)),
-                    "test": self._examples(range(300, 420)),
-                }
-
-            def _generate_examples(self):
-                raise NotImplementedError
-
-            def _examples(self, rows):
-                for i in rows:
-                    pair = [images[i], images[i // 2 + 1]]
-                    found = sorted({int(targets[i]), int(targets[i // 2 + 1])})
-                    picture = Image.fromarray(np.vstack(pair)).convert("RGB")
-                    plain = found[:1] if i % 10 == 0 else found
-                    yield i, {"image": picture, "labels": found, "labels_no_difficult": plain}
-
-    root = tmp_path_factory.mktemp("tfds")
-    Pairs(data_dir=root, file_format="array_record").download_and_prepare()
-    return root
+    splits = {
+        "train": records(0, 200),
+        "validation": records(200, 300),
+        "test": records(300, 420),
+    }
+    return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"), "pairs", splits, features)
 
 
 def test_sets_of_several_labels_are_one_against_the_rest(run_of_digits, several_labels, capsys):
