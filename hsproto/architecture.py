@@ -45,6 +45,11 @@ def feature_dim(config):
     return config.width * (8 if RESNETS[config.backbone][0] == "basic" else 32)
 
 
+def output_dim(config):
+    """Dimensions of what the classifier sees: of SCL's head where there is one, else D."""
+    return config.projection_dim if config.projection != "none" else feature_dim(config)
+
+
 def validate(config, num_classes=None):
     """Raises UserError where `config` describes no model (of `num_classes` classes, if given)."""
     _one_of("backbone", config.backbone, BACKBONES)

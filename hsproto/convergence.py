@@ -36,6 +36,7 @@ RISES = {
     "erank_intra": False,
     "erank_inter": True,
 }
+DECAY, TOLERANCE = 0.5, 0.01
 COLLAPSE, BASELINE = "95 % of collapse", "value of the baseline"
 
 
@@ -61,6 +62,12 @@ def stays_from(values, threshold, rises, tolerance=0.0):
     off = np.flatnonzero(~(on & np.isfinite(values)))
     first = off[-1] + 1 if len(off) else 0
     return int(first) if first < len(values) else None
+
+
+def sizes(config):
+    """Classes, dimensions of what the geometry is of, and images a class of a run's config."""
+    classes = config.num_classes
+    return classes, architecture.output_dim(config), config.num_examples / max(classes, 1)
 
 
 def collapse_thresholds(num_classes, dim, images_per_class, share=0.95):
@@ -149,7 +156,7 @@ def to_csv(results):
     return text.getvalue()
 
 
-def analyse(workdirs, baseline=None, decay=0.5, tolerance=0.01):
+def analyse(workdirs, baseline=None, decay=DECAY, tolerance=TOLERANCE):
     """{workdir: {kind of threshold: what `converged` gives}} of finished runs.
 
     Raises UserError where a run is not finished, was never evaluated, or the baseline is of other
@@ -159,7 +166,7 @@ def analyse(workdirs, baseline=None, decay=0.5, tolerance=0.01):
     results = {}
     for workdir in workdirs:
         summary, records = _read(workdir)
-        thresholds = {COLLAPSE: collapse_thresholds(*_sizes(summary["config"]))}
+        thresholds = {COLLAPSE: collapse_thresholds(*sizes(_config(summary)))}
         if reference:
             for key in ("dataset", "class_list", "num_classes", "num_examples"):
                 theirs, ours = (s["config"].get(key, "") for s in (reference[0], summary))
@@ -184,11 +191,8 @@ def _read(workdir):
     return summary, records
 
 
-def _sizes(stored):
-    """Classes, dimensions of what the geometry is of, and images a class of a run's config."""
-    run = config.from_json(to_json(stored))
-    dim = run.projection_dim if run.projection != "none" else architecture.feature_dim(run)
-    return run.num_classes, dim, run.num_examples / run.num_classes
+def _config(summary):
+    return config.from_json(to_json(summary["config"]))
 
 
 def main(argv):
@@ -196,10 +200,13 @@ def main(argv):
     parser.add_argument("workdirs", nargs="+", metavar="RUN", help="the workdir of a finished run")
     parser.add_argument("--baseline", metavar="RUN", help="a finished run, as of cross_entropy")
     parser.add_argument(
-        "--decay", type=float, default=0.5, help="weight of the mean so far; default: 0.5"
+        "--decay", type=float, default=DECAY, help="weight of the mean so far; default: %(default)s"
     )
     parser.add_argument(
-        "--tolerance", type=float, default=0.01, help="share of the threshold; default: 0.01"
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="share of the threshold; default: %(default)s",
     )
     parser.add_argument("--out", metavar="DIR", help="folder for convergence.json and .csv")
     args = parser.parse_args(argv)

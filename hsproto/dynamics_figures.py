@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hsproto import architecture, convergence, drawing, geometry, peers
+from hsproto import convergence, drawing, geometry, peers
 from hsproto import runs as runs_lib
 from hsproto import state as state_lib
 
@@ -150,11 +150,14 @@ def convergence_shares(runs, measure):
     for run in runs:
         if run.summary is None or not len(convergence.series(run.records, measure)[0]):
             continue
-        classes, dim, images = _sizes(run)
+        classes, dim, images = convergence.sizes(_config(run))
         threshold = convergence.collapse_thresholds(classes, dim, images)[measure]
-        # Decay and tolerance are the defaults of the command `hsproto.convergence`.
         found = convergence.converged(
-            run.records, run.summary["step"], {measure: threshold}, decay=0.5, tolerance=0.01
+            run.records,
+            run.summary["step"],
+            {measure: threshold},
+            convergence.DECAY,
+            convergence.TOLERANCE,
         )[measure]
         shares.append((found["share"], found["by_first"]))
     return shares
@@ -185,7 +188,9 @@ def _convergence_row(axis, row, look, shares):
 
 def _guides(axis, comparison, measure, falls):
     """Lines at the optimum and at 95 % of collapse; the names of those of GUIDES that it has."""
-    sizes = [_sizes(run) for runs in comparison.by_loss.values() for run in runs]
+    sizes = [
+        convergence.sizes(_config(run)) for runs in comparison.by_loss.values() for run in runs
+    ]
     sizes = {(classes, dim) for classes, dim, _ in sizes if classes >= 2}
     values = {
         "optimum": {geometry.optimum(*size)[measure] for size in sizes},
@@ -208,9 +213,5 @@ def _total_steps(run):
     return state_lib.total_steps(SimpleNamespace(**runs_lib.settings(run)))
 
 
-def _sizes(run):
-    """Classes, dimensions of what the geometry is of, and images a class of a run."""
-    config = SimpleNamespace(**runs_lib.settings(run))
-    projected = config.projection != "none"
-    dim = config.projection_dim if projected else architecture.feature_dim(config)
-    return config.num_classes, dim, config.num_examples / max(config.num_classes, 1)
+def _config(run):
+    return SimpleNamespace(**runs_lib.settings(run))

@@ -61,8 +61,7 @@ def dimensions(run):
     """D of what a run's geometry is of, or None where its config names a network unknown here."""
     settings = SimpleNamespace(**runs.settings(run))
     try:
-        projected = settings.projection != "none"
-        return settings.projection_dim if projected else architecture.feature_dim(settings)
+        return architecture.output_dim(settings)
     except (AttributeError, KeyError):
         return None
 
