@@ -1,6 +1,7 @@
 """All tests run on eight simulated CPU devices; child processes on one."""
 
 import atexit
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -23,7 +24,12 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     + " --xla_cpu_parallel_codegen_split_count=1"
 ).strip()
+# Fusions written by way of MLIR take a third of the time to compile. Later versions know no other
+# way, and an unknown flag is fatal.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
+import fcntl
 import subprocess
 import sys
 
@@ -67,8 +73,15 @@ def scl_run(tmp_path_factory):
 
 
 def _trained(tmp_path_factory, recipe):
+    """Trained by the first test process that asks; each has a copy of its own."""
     from hsproto import train
 
-    workdir = tmp_path_factory.mktemp(recipe)
-    train.train(tiny_config(recipe, argument="epochs=6"), workdir)
-    return workdir
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist gives each process a folder in that of the whole test run.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    trained = shared / f"trained_{recipe}"
+    with open(shared / f"{recipe}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        seldom = "eval_every_epochs=2,checkpoint_every_epochs=2"
+        train.train(tiny_config(recipe, argument=f"epochs=6,{seldom}"), trained)
+    return shutil.copytree(trained, base / recipe)
