@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import signal
 import subprocess
 import time
@@ -120,4 +121,9 @@ def of_another_config(job):
     """Whether a training job's workdir was begun by another --config, whose results would pass for
     this one's."""
     begun = job.folder / "cell.txt"
-    return begun.exists() and begun.read_text() != job.command[-2]
+    return begun.exists() and _settings(begun.read_text()) != _settings(job.command[-2])
+
+
+def _settings(config):
+    """A --config without the place of the data, which may change."""
+    return re.sub(r"[:,]data_dir=[^,]*", "", config)

@@ -10,8 +10,11 @@ what one has finished no other repeats, and the same command goes on where it wa
 has a workdir OUT/RECIPE,key=value,... with its output in log.txt, that of a command on it in
 COMMAND.txt.
 
---profile=paper takes the recipes of the paper's protocols (GPUs; CIFAR by TFDS, ImageNet from the
-folder --data_dir), --profile=small configs/small.py (a CPU; data by launch/small_data.py).
+--profile=paper takes the recipes of the paper's protocols (GPUs): --data_dir holds the prepared
+TFDS sets (default: TFDS's own folder) and, as folders of images, imagenet100 and imagenet2012.
+--profile=small takes configs/small.py (a CPU; data by launch/small_data.py). --corrupted is where
+published corrupted sets lie, by data set (imagenet2012, cifar10); those that are not there are
+made, but for ImageNet's.
 --where keeps some of the cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
 batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus
 are those of launch/sweep.py.
@@ -20,6 +23,7 @@ Status: 0 when all is finished, 2 for a mistake in the flags, else 1.
 
 import argparse
 import itertools
+import json
 import os
 import pathlib
 import shlex
@@ -59,8 +63,8 @@ def small(**axes):
 CIFAR = ["cifar10", "cifar100"]
 CLASSIFIERS = [
     grid("cifar", dataset=CIFAR, loss=LOSSES),
-    grid("imagenet100", loss=LOSSES),
-    grid("imagenet", loss=LOSSES),
+    grid("imagenet100", dataset=["imagenet100"], loss=LOSSES),
+    grid("imagenet", dataset=["imagenet2012"], loss=LOSSES),
 ]
 PROTOTYPE_LOSSES = ["normface", "ntce", "nonl"]
 COMPARED = ["cross_entropy", *PROTOTYPE_LOSSES]
@@ -74,7 +78,7 @@ HEADS = [OWN, "none"]
 EMBEDDINGS = dict(dataset=CIFAR, loss=LOSSES, embedding=[OWN, "signed"])
 # Fewer penalties than 45, and sets of few classes: the others take longer than the training.
 TRANSFER = "transfer --source=arrays --data_dir={data_dir}"
-ERRORS = "robustness --corrupted={out}/corrupted/{dataset}"
+ERRORS = "robustness --corrupted={corrupted}"
 
 STUDIES = {
     "accuracy": Study(
@@ -82,7 +86,7 @@ STUDIES = {
         {"paper": CLASSIFIERS, "small": [small(loss=LOSSES)]},
     ),
     "collapse": Study(
-        "Table 7, Figure 2 where collapse is complete: the embedded digits, all losses",
+        "Table 7, Figure 2 on the embedded digits, where NONL collapses completely: all losses",
         dict.fromkeys(("paper", "small"), DIGITS),
         {"scl_digits": ["probe --learning_rate=0.5"]},
     ),
@@ -105,7 +109,7 @@ STUDIES = {
         "Table 4: frozen features on other data sets",
         {"paper": CLASSIFIERS, "small": [small(dataset=["cifar100"], loss=LOSSES)]},
         {
-            "": ["transfer"],
+            "": ["transfer {tfds}"],
             "small": [f"{TRANSFER} --penalties=12 --datasets={{others}}"],
         },
     ),
@@ -113,7 +117,7 @@ STUDIES = {
         "Table 5: errors on corrupted images; other images told apart, calibration, retrieval",
         {"paper": CLASSIFIERS, "small": [small(dataset=CIFAR, loss=LOSSES)]},
         {
-            "": [ERRORS, "calibration", "retrieval"],
+            "": [ERRORS, "calibration", "retrieval", "ood --other tfds:dtd"],
             "small": [ERRORS, "calibration", "retrieval", "ood --other {other_files}"],
         },
     ),
@@ -146,14 +150,28 @@ STUDIES = {
     "batch": Study(
         "Table 11: batch sizes",
         {
-            "paper": [grid("imagenet", batch_size=["2048", OWN, "8192"], loss=COMPARED)],
+            "paper": [
+                grid(
+                    "imagenet",
+                    dataset=["imagenet2012"],
+                    batch_size=["2048", OWN, "8192"],
+                    loss=COMPARED,
+                )
+            ],
             "small": [small(dataset=["cifar100"], batch_size=["64", OWN, "256"], loss=COMPARED)],
         },
     ),
     "backbones": Study(
         "Table 12: backbones",
         {
-            "paper": [grid("imagenet100", backbone=[OWN, "resnet101", "resnet152"], loss=COMPARED)],
+            "paper": [
+                grid(
+                    "imagenet100",
+                    dataset=["imagenet100"],
+                    backbone=[OWN, "resnet101", "resnet152"],
+                    loss=COMPARED,
+                )
+            ],
             "small": [small(dataset=["cifar100"], width=["16", OWN, "48"], loss=COMPARED)],
         },
     ),
@@ -168,7 +186,7 @@ STUDIES = {
         "features that can be negative, so that a simplex is in reach, beside the paper's",
         {"paper": [grid("cifar", **EMBEDDINGS)], "small": [small(**EMBEDDINGS)]},
         {
-            "": ["transfer", "calibration", "retrieval"],
+            "": ["transfer {tfds}", "calibration", "retrieval"],
             "small": [
                 f"{TRANSFER} --penalties=12 --datasets={{others}}",
                 "retrieval",
@@ -180,7 +198,7 @@ STUDIES = {
         "trained on CIFAR-100's 20 superclasses: do the features still tell its 100 classes",
         {"paper": [grid("cifar", **COARSE)], "small": [small(**COARSE)]},
         {
-            "": ["transfer --datasets=cifar100", "retrieval --labels=original"],
+            "": ["transfer {tfds} --datasets=cifar100", "retrieval --labels=original"],
             "small": [
                 f"{TRANSFER} --penalties=5 --datasets=cifar100",
                 "retrieval --labels=original",
@@ -199,7 +217,7 @@ def cells(study, profile, seeds, where):
     for recipe, axes in study.grids[profile]:
         for values in itertools.product(map(str, range(seeds)), *axes.values()):
             cell = dict(zip(["seed", *axes], values, strict=True))
-            if all((cell.get(k, kept[0]) or "own") in kept for k, kept in where.items()):
+            if all((cell.get(k, "") or "own") in kept for k, kept in where.items()):
                 cell = {key: value for key, value in cell.items() if value is not OWN}
                 seed = cell.pop("seed")
                 name = ",".join([recipe, *map("=".join, cell.items()), f"seed={seed}"])
@@ -207,18 +225,37 @@ def cells(study, profile, seeds, where):
     return found
 
 
-def words(args, cell):
-    """What a command may name of a cell."""
+def axes_of(study, profile):
+    """The keys that a study's grids vary, the seed among them."""
+    return {"seed"}.union(*(axes for _, axes in study.grids[profile]))
+
+
+def corrupted_set(args, cell):
+    """The folder of a data set's corrupted images: a published one where there is, else ours."""
+    published = args.corrupted and args.corrupted / cell["dataset"]
+    return (
+        published if published and published.is_dir() else args.out / "corrupted" / cell["dataset"]
+    )
+
+
+def arguments(args, cell, line):
+    """A command of a study as a list, what it names of a cell filled in."""
     dataset = cell.get("dataset", "")
     others = [name for name in SMALL_SETS if name != dataset]
-    return {
-        "out": args.out,
+    several = {
+        "{other_files}": [f"{args.data_dir}/{name}.npz" for name in others],
+        "{tfds}": [f"--data_dir={args.data_dir}"] if args.data_dir else [],
+    }
+    words = {
         "data_dir": args.data_dir,
-        "dataset": dataset,
+        "corrupted": corrupted_set(args, cell) if dataset else "",
         "others": ",".join(name for name in others if name in FEW_CLASSES),
-        "other_files": " ".join(f"{args.data_dir}/{name}.npz" for name in others),
         "rate": "0.8" if dataset == "imagenet2012" else "2.0",
     }
+    found = []
+    for word in line.split():
+        found += several.get(word) or ([] if word in several else [word.format(**words)])
+    return found
 
 
 def location(args, recipe, cell):
@@ -230,27 +267,45 @@ def location(args, recipe, cell):
     return f"configs/{recipe}.py:{','.join(items)}"
 
 
-def measuring(python, line, workdir):
-    """The Job of a command on a run; what it was last done with stands in COMMAND.done."""
-    module, *flags = shlex.split(line)
+def measuring(python, command, workdir):
+    """The Job of a command on a finished run; COMMAND.done tells with what, and of which step."""
+    module, *flags = command
     done = workdir / f"{module}.done"
+    line = f"{shlex.join(command)} at step {final_step(workdir)}"
 
     def result():
         return "done" if done.exists() and done.read_text() == line else None
 
-    command = [python, "-m", f"hsproto.{module}", f"--workdir={workdir}", *flags]
+    full = [python, "-m", f"hsproto.{module}", f"--workdir={workdir}", *flags]
     # The shell writes the mark only where the command succeeds.
-    mark = f"{shlex.join(command)} && printf %s {shlex.quote(line)} > {shlex.quote(str(done))}"
+    mark = f"{shlex.join(full)} && printf %s {shlex.quote(line)} > {shlex.quote(str(done))}"
     return Job(["sh", "-c", mark], workdir, result, log=f"{module}.txt")
+
+
+def final_step(workdir):
+    try:
+        return json.loads((workdir / "summary.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def corrupting(args, python, recipe, cell):
     """The Job that makes the corrupted images of a cell's data set."""
-    folder = args.out / "corrupted" / cell["dataset"]
+    folder = corrupted_set(args, cell)
     whole = {"dataset": cell["dataset"]}
     command = [python, "-m", "hsproto.corruptions", f"--config={location(args, recipe, whole)}"]
     command += [f"--out={folder}", f"--images={args.corrupted_images}"]
-    return Job(command, folder, lambda: "done" if len(list(folder.glob("*.npy"))) == 16 else None)
+
+    def result():
+        try:
+            images = json.loads((folder / "generated.json").read_text())["images"]
+        except (OSError, ValueError, KeyError):
+            return None
+        # With another number of images the command says that the folder holds others.
+        whole = len(list(folder.glob("*.npy"))) == 16
+        return "done" if whole and args.corrupted_images in (0, images) else None
+
+    return Job(command, folder, result)
 
 
 def main():
@@ -268,6 +323,7 @@ def main():
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE,VALUE")
     parser.add_argument("--set", default="", metavar="KEY=VALUE,KEY=VALUE")
     parser.add_argument("--train-only", action="store_true", help="measure nothing")
+    parser.add_argument("--corrupted", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--corrupted_images", type=int, default=0, help="default: the test set's")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
@@ -288,6 +344,15 @@ def main():
         return usage("--profile=small needs --data_dir, which launch/small_data.py fills")
     where = dict(item.partition("=")[::2] for item in args.where)
     where = {key: values.split(",") for key, values in where.items()}
+    changed = {item.partition("=")[0] for item in args.set.split(",") if item}
+    for name in args.studies:
+        axes = axes_of(STUDIES[name], args.profile)
+        if unknown := sorted(set(where) - axes):
+            return usage(f"--where {unknown[0]}: the axes of {name} are {', '.join(sorted(axes))}")
+        if taken := sorted(changed & axes):
+            return usage(f"--set {taken[0]} is an axis of {name}: --where chooses its values")
+        if not cells(STUDIES[name], args.profile, args.seeds, where):
+            return usage(f"--where {' '.join(args.where)} leaves no cell of {name}")
     # Programs that differ in nothing but the run are compiled once.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
     pool = Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs)
@@ -312,24 +377,37 @@ def run(name, args, where, pool):
     others = [job.folder for job in trainings.values() if of_another_config(job)]
     if others:
         raise SystemExit(usage(f"{others[0]} holds a run of another --config, take another --out"))
-    made, measured = {}, {}
-    for cell_name, (recipe, cell) in () if args.train_only else found.items():
-        for line in study.commands.get(recipe, study.commands.get("", [])):
-            line = line.format(**words(args, cell))
-            job = measuring(python, line, args.out / cell_name)
-            measured[f"{cell_name} {job.log.removesuffix('.txt')}"] = job
-            if line.startswith("robustness"):
-                made[f"corrupted {cell['dataset']}"] = corrupting(args, python, recipe, cell)
-    stages = (("runs", trainings), ("corrupted sets", made), ("measurements", measured))
     if args.dry_run:
-        for job in (job for _, jobs in stages for job in jobs.values()):
+        made, measured = measurements(args, python, study, found)
+        for job in (job for jobs in (trainings, made, measured) for job in jobs.values()):
             print(shlex.join(job.command) + ("" if job.result() is None else "  # finished"))
         return True
-    for what, jobs in stages:
+    print(f"{name}: ", end="")
+    pool.run(trainings, "runs")
+    trained = {cell: found[cell] for cell, job in trainings.items() if job.result() is not None}
+    stages = () if args.train_only else measurements(args, python, study, trained)
+    for what, jobs in zip(("corrupted sets", "measurements"), stages, strict=False):
         if jobs and not pool.stopping:
             print(f"{name}: ", end="")
             pool.run(jobs, what)
-    return all(job.result() is not None for _, jobs in stages for job in jobs.values())
+    jobs = [*trainings.values(), *(job for stage in stages for job in stage.values())]
+    return all(job.result() is not None for job in jobs)
+
+
+def measurements(args, python, study, found):
+    """({name: Job that makes a corrupted set}, {name: Job that measures a run})."""
+    made, measured = {}, {}
+    for name, (recipe, cell) in found.items():
+        for line in study.commands.get(recipe, study.commands.get("", [])):
+            if line == ERRORS and not corrupted_set(args, cell).is_dir():
+                if recipe.startswith("imagenet"):
+                    print(f"{name}: no robustness, --corrupted holds no {cell['dataset']}")
+                    continue
+            if line == ERRORS and args.out in corrupted_set(args, cell).parents:
+                made[f"corrupted {cell['dataset']}"] = corrupting(args, python, recipe, cell)
+            job = measuring(python, arguments(args, cell, line), args.out / name)
+            measured[f"{name} {job.log.removesuffix('.txt')}"] = job
+    return made, measured
 
 
 if __name__ == "__main__":

@@ -61,9 +61,21 @@ def main():
         told = ", ".join(missing) or "any of " + ", ".join(NAMES)
         print(f"hsproto: --from={args.source} does not hold {told} as .npz", file=sys.stderr)
         return 2
+    if args.out.resolve() == args.source.resolve():
+        print("hsproto: --out must be another folder than --from", file=sys.stderr)
+        return 2
     (args.out / "whole").mkdir(parents=True, exist_ok=True)
     for name in names:
         with np.load(args.source / f"{name}.npz") as stored:
+            sides, classes = stored["train_images"].shape[1:3], len(stored["class_names"])
+            if any(side % 2 for side in sides) or args.train_images < classes:
+                told = f"{name} has {classes} classes of {sides[0]}x{sides[1]} pixels"
+                print(
+                    f"hsproto: {told}: sides must be even, and --train_images at least an image "
+                    "a class",
+                    file=sys.stderr,
+                )
+                return 2
             whole = shrink(stored)
         small = {args.out: part(whole, args.train_images), args.out / "whole": whole}
         for folder, arrays in small.items():

@@ -1,6 +1,7 @@
 """The studies of the paper's tables run each cell once, at the paper's scale and at a desk's."""
 
 import importlib.util
+import re
 import sys
 
 import numpy as np
@@ -48,8 +49,10 @@ module=$2
 for flag in "$@"; do case "$flag" in
 --workdir=*) dir=${flag#*=} ;; --out=*) out=${flag#*=} ;; esac; done
 case $module in
-hsproto.train) echo '{"test": {"accuracy": 0.5}}' > "$dir/summary.json" ;;
-hsproto.corruptions) for i in $(seq 16); do echo > "$out/$i.npy"; done ;;
+hsproto.train) case "$dir" in *ntce,seed=1) exit 1 ;; esac
+  echo '{"step": 9, "test": {"accuracy": 0.5}}' > "$dir/summary.json" ;;
+hsproto.corruptions) for i in $(seq 16); do echo > "$out/$i.npy"; done
+  echo '{"images": 7}' > "$out/generated.json" ;;
 hsproto.ood) exit 1 ;;
 esac"""
     python = stand_in(tmp_path, "python", body)
@@ -62,13 +65,32 @@ esac"""
     assert any("loss=nonl,seed=1,data_dir=d e" in call for call in trained)
     assert sum("hsproto.corruptions" in call for call in calls) == 1
     measured = [call for call in calls if "--workdir" in call and "hsproto.train" not in call]
-    assert len(measured) == 4 * 4, "robustness, calibration, retrieval and ood of each run"
+    assert len(measured) == 3 * 4, "robustness, calibration, retrieval and ood of what is trained"
+    assert any("--other d e/cifar100.npz" in call for call in measured)
     # Only what failed is done again.
     before = len(calls)
     done, calls = launch(tmp_path, "paper.py", *flags, PYTHON=str(python))
-    assert len(calls) == before + 4 and all("hsproto.ood" in c for c in calls[before:])
+    again = calls[before:]
+    assert len(again) == 1 + 3 and sum("hsproto.ood" in call for call in again) == 3
+    # What was measured of an earlier step is measured anew; data may move.
+    summary = out / "small,dataset=cifar10,loss=nonl,seed=0" / "summary.json"
+    summary.write_text('{"step": 10, "test": {"accuracy": 0.5}}')
+    moved = [flag.replace("d e", "elsewhere") for flag in flags]
+    done, calls = launch(tmp_path, "paper.py", *moved, PYTHON=str(python))
+    assert sum("hsproto.retrieval" in call for call in calls) == 3 + 1
     done, _ = launch(tmp_path, "paper.py", *flags, "--set=epochs=3", PYTHON=str(python))
     assert done.returncode == 2 and "another --config" in done.stderr
+
+
+@pytest.mark.parametrize("profile", ["paper", "small"])
+def test_a_dry_run_of_every_study_names_commands_that_exist(profile, tmp_path):
+    flags = (f"--profile={profile}", f"--out={tmp_path}", "--data_dir=D", "--seeds=1")
+    done, _ = launch(tmp_path, "paper.py", *paper.STUDIES, *flags, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    modules = set(re.findall(r"-m hsproto\.(\w+)", done.stdout))
+    assert all((ROOT / f"hsproto/{module}.py").exists() for module in modules)
+    assert {"train", "probe", "transfer", "robustness", "retrieval"} <= modules
+    assert not re.search(r"[{}]", done.stdout)
 
 
 def test_what_a_study_needs_is_asked_for(tmp_path):
@@ -76,6 +98,9 @@ def test_what_a_study_needs_is_asked_for(tmp_path):
         (["nothing", "--out=x"], "must be of: accuracy"),
         (["accuracy"], "--out is needed"),
         (["accuracy", "--profile=small", "--out=x"], "needs --data_dir"),
+        (["accuracy", "--out=x", "--where", "datset=cifar10"], "the axes of accuracy are dataset"),
+        (["accuracy", "--out=x", "--where", "loss=svm"], "leaves no cell"),
+        (["accuracy", "--out=x", "--set", "loss=nonl"], "is an axis of accuracy"),
     ):
         done, calls = launch(tmp_path, "paper.py", *flags)
         assert done.returncode == 2 and told in done.stderr and not calls
@@ -108,3 +133,6 @@ def test_small_sets_hold_means_of_pixels_and_the_first_images_of_each_class(tmp_
         assert abs(float(small["train_images"][3, 0, 0, 0]) - corner) <= 0.5
     done, _ = launch(tmp_path, "small_data.py", *flags)
     assert done.returncode == 2 and "does not hold any of cifar10" in done.stderr
+    for wrong, told in ((f"--out={tmp_path}", "another folder"), ("--train_images=3", "a class")):
+        done, _ = launch(tmp_path, "small_data.py", *flags, wrong, "mine")
+        assert done.returncode == 2 and told in done.stderr
