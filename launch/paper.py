@@ -158,7 +158,7 @@ STUDIES = {
                     loss=COMPARED,
                 )
             ],
-            "small": [small(dataset=["cifar100"], batch_size=["64", OWN, "256"], loss=COMPARED)],
+            "small": [small(dataset=["cifar100"], batch_size=["64", OWN, "512"], loss=COMPARED)],
         },
     ),
     "backbones": Study(
