@@ -10,8 +10,9 @@ OUT/index.html shows the same and training itself in a browser (`hsproto.page`).
 
 import math
 import os
+from types import SimpleNamespace
 
-from hsproto import cli, figures, geometry, page, rows, runs, tables, tabular
+from hsproto import cli, figures, page, page_data, rows, runs, tables, tabular
 from hsproto.errors import UserError
 from hsproto.writer import write_text
 
@@ -61,8 +62,7 @@ for _key in ("accuracy", "accuracy_class_means", "accuracy_adjusted"):
 def table(summary):
     """Accuracy and geometry of a summary.json's content beside the optimum, as text."""
     config = summary["config"]
-    optimum = geometry.optimum(config["num_classes"])
-    optimum = {"accuracy": 1.0, "accuracy_class_means": 1.0} | optimum
+    optimum = page_data.optimum(SimpleNamespace(config=config))
     name = f"{config['dataset']}, {config['loss']}, {config['embedding']}, step {summary['step']}"
     lines = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
     for key, meaning in (LONG_TAIL | METRICS).items():

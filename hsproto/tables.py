@@ -7,7 +7,7 @@ rows of their own.
 
 import json
 
-from hsproto import convergence, geometry, measurements, protocol, published, rows, runs, sweeps
+from hsproto import convergence, measurements, page_data, protocol, published, rows, runs, sweeps
 from hsproto.config import ENCODER_LOSSES
 from hsproto.measurements import GEOMETRY, PROBES, probes
 from hsproto.protocol import data_set, factor, paper_set
@@ -20,8 +20,8 @@ _GRID_NOTE = (
 )
 SHOTS = ("many", "medium", "few")
 _GEOMETRY_NOTE = (
-    "At collapse is what K prototypes and class means reach in K-1 dimensions or more; no value of "
-    "intra tells it."
+    "At collapse is what K prototypes and class means reach in K-1 dimensions or more; where D is "
+    "less they form no simplex, and what follows from that has no value. None of intra tells it."
 )
 _ALIGNMENT_NOTE = (
     " The paper's w-align stands beside ours of images and ours of class means (class-align): on "
@@ -102,9 +102,7 @@ def geometry_tables(found):
             note=_GEOMETRY_NOTE + (_ALIGNMENT_NOTE if paper else ""),
         )  # fmt: skip
         if table:
-            best = geometry.optimum(entries[0].run.config["num_classes"])
-            cells = tuple(_optimum(best.get(m), digits) for m, (_, digits) in GEOMETRY.items())
-            table = table._replace(rows=[(("at collapse", "-"), cells), *table.rows])
+            table = table._replace(rows=[*_optima(entries), *table.rows])
         made.append(table)
     return present(*made)
 
@@ -203,6 +201,18 @@ def _geometry(run, step, classifier, method, values):
         for measure, (name, digits) in GEOMETRY.items()
         if values
     ]
+
+
+def _optima(entries):
+    """Rows of what is best: of runs whose classes can form a simplex, and of those too narrow."""
+    made = {}
+    for run in {entry.run.workdir: entry.run for entry in entries}.values():
+        enough = page_data.has_simplex(run)
+        name = "at collapse" if enough else f"at collapse, D < {run.config['num_classes'] - 1}"
+        best = page_data.optimum(run)
+        cells = tuple(_optimum(best.get(m), digits) for m, (_, digits) in GEOMETRY.items())
+        made.setdefault((not enough, name), ((name, "-"), cells))
+    return [made[key] for key in sorted(made)]
 
 
 def _optimum(value, digits):

@@ -65,6 +65,14 @@ def test_a_few_runs_are_shown_one_by_one_with_their_pictures(tmp_path, capsys):
     assert "00_of nonl/cosines.png" in links and all((out / link).exists() for link in links)
 
 
+@pytest.mark.parametrize(("dim", "optimum"), [(3, "-"), (9, "9.0000")])
+def test_the_optimum_of_a_run_is_that_of_its_dimensions(tmp_path, dim, optimum):
+    finished(tmp_path, "a", embedding="signed", embedding_dim=dim)
+    (run,) = made_runs.read(tmp_path)
+    lines = [line.split() for line in report.table(run.summary).splitlines()]
+    assert [line[-1] for line in lines if line[0] == "erank_weights"] == [optimum]
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_runs_that_are_not_finished_are_told_with_their_step(tmp_path, capsys):
     finished(tmp_path / "runs", "whole", loss="nonl")

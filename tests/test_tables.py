@@ -212,6 +212,26 @@ def test_geometry_has_its_optimum_and_the_papers_figures(tmp_path):
     assert found["SCL", "LP"]["weights"].paper == 8.3
 
 
+def test_fewer_dimensions_than_a_simplex_needs_have_no_optimum_of_ranks_and_cosines(tmp_path):
+    flat = dict(dataset="digits", embedding="signed", embedding_dim=3)
+    seeds(tmp_path / "flat", "nonl", [0.9], **flat)
+    (table,) = tables.geometry_tables(made_runs.read(tmp_path / "flat"))
+    assert [texts[0] for texts, _ in table.rows] == ["at collapse, D < 9", "NONL"]
+    best = cells(table)["at collapse, D < 9", "-"]
+    assert {name for name, cell in best.items() if cell} == {
+        measurements.GEOMETRY[key][0]
+        for key in ("instance_alignment", "nc1", "weight_alignment", "class_alignment")
+        if key in measurements.GEOMETRY
+    }
+    # Beside runs that have room enough, each kind has its row.
+    seeds(tmp_path / "flat", "ntce", [0.9], dataset="digits")
+    (table,) = tables.geometry_tables(made_runs.read(tmp_path / "flat"))
+    found = cells(table)
+    assert [texts[0] for texts, _ in table.rows][:2] == ["at collapse", "at collapse, D < 9"]
+    assert found["at collapse", "-"]["prototype cosine"].mean == pytest.approx(-1 / 9)
+    assert found["at collapse, D < 9", "-"]["prototype cosine"] is None
+
+
 def test_long_tails_stay_out_of_the_tables_of_whole_sets(tmp_path):
     seeds(tmp_path, "nonl", [0.5], imbalance_factor=0.1, num_examples=100)
     found = made_runs.read(tmp_path)
