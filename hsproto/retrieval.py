@@ -25,6 +25,7 @@ import jax
 import numpy as np
 
 from hsproto import classifier, cli, data, distributed, report
+from hsproto.errors import UserError
 from hsproto.numerics import matmul, unit
 from hsproto.writer import to_json, write_text
 
@@ -106,7 +107,7 @@ def measure(features, labels, where=None, on_host=np.asarray):
 
 
 def with_original_labels(config):
-    """The test set of a run, labelled by its classes where the run has groups of them."""
+    """The test set of a run on groups of classes, labelled by the classes themselves."""
     config = config.copy_and_resolve_references()
     # The training set, which is read too, need not be cut: a small one may lack whole classes.
     config.update(class_groups="", num_classes=0, imbalance_factor=1.0)
@@ -130,7 +131,7 @@ def main(argv):
     cli.add_run_flags(parser)
     parser.add_argument(
         "--labels", default="own", choices=("own", "original"),
-        help="original: of the classes, where the run has groups of them; default: own",
+        help="original: of the classes, of a run on groups of them; default: own",
     )  # fmt: skip
     parser.add_argument(
         "--features", default="classifier", choices=("classifier", "encoder"),
@@ -140,8 +141,13 @@ def main(argv):
     args = parser.parse_args(argv)
     distributed.join(args)
     run = classifier.Run(args.workdir, args.checkpoint)
+    original = args.labels == "original"
+    if original and not run.config.class_groups:
+        raise UserError(
+            f"--labels=original: {args.workdir} has no groups of classes (class_groups is empty), "
+            "leave it out"
+        )
     with distributed.end_where_one_is_lost():
-        original = args.labels == "original" and run.config.class_groups
         embedded = run.embed(with_original_labels(run.config)) if original else run.test
         features = embedded.features if args.features == "encoder" else embedded.projections
         measured = measure(features, embedded.labels, embedded.where, run.on_host)

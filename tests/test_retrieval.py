@@ -118,13 +118,13 @@ def test_the_command_measures_the_test_set(recipe, features, request, capsys):
     assert "360 queries, own labels" in text and f"{found['map@r']:.4f}" in text
 
 
-def test_original_labels_of_a_run_without_groups_are_its_own(digits_run):
-    found = []
-    for labels in ("own", "original"):
-        assert retrieval.main([f"--workdir={digits_run}", f"--labels={labels}"]) == 0
-        found.append(json.loads((digits_run / "retrieval.json").read_text()))
-    assert [each.pop("labels") for each in found] == ["own", "original"]
-    assert found[0] == found[1]
+def test_original_labels_of_a_run_without_groups_are_refused_in_one_line(digits_run):
+    assert retrieval.main([f"--workdir={digits_run}"]) == 0
+    before = (digits_run / "retrieval.json").read_bytes()
+    with pytest.raises(UserError, match="class_groups is empty.*leave it out") as caught:
+        retrieval.main([f"--workdir={digits_run}", "--labels=original"])
+    assert "\n" not in str(caught.value)
+    assert (digits_run / "retrieval.json").read_bytes() == before
 
 
 def test_unknown_labels_are_refused_in_one_line(digits_run):
