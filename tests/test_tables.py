@@ -376,7 +376,8 @@ def test_convergence_is_held_against_cross_entropy_of_the_same_seed(tmp_path):
     assert ("CE", "value of the baseline") not in found
     to_baseline = found["NONL", "value of the baseline"]["instance_alignment"]
     assert (to_baseline.mean, to_baseline.sign, to_baseline.n) == (25.0, "<", 1)
-    assert to_baseline.paper == 2.2
+    assert to_baseline.paper == 2.2 and to_baseline.difference is None
+    assert "| <25.0 (paper 2.2) |" in tabular.to_markdown(table).replace("\\", "")
     assert found["CE", "95 % of collapse"]["instance_alignment"].mean is None
     assert found["NONL", "95 % of collapse"]["instance_alignment"].n in (0, 2)
 
@@ -388,6 +389,16 @@ def test_convergence_of_some_seeds_is_told_and_not_averaged(tmp_path):
     (table,) = tables.convergence_tables(made_runs.read(tmp_path))
     (row,) = cells(table).values()
     assert row["instance_alignment"] == "in 1 of 2 seeds"
+
+
+def test_a_share_is_a_bound_only_where_all_seeds_converged_by_the_first_evaluation(tmp_path):
+    for seed, first in enumerate((0.0, 0.12)):
+        records = evaluations(first, 0.0, 0.0, 0.0)
+        made_runs.write(tmp_path, f"{seed}", seed=seed, dataset="cifar100", records=records)
+    (table,) = tables.convergence_tables(made_runs.read(tmp_path))
+    (row,) = cells(table).values()
+    share = row["instance_alignment"]
+    assert share.n == 2 and share.sign == "" and share.difference == share.mean - 79.4
 
 
 def test_a_grid_of_temperatures_has_a_row_a_batch_size(tmp_path):
