@@ -331,10 +331,15 @@ def to_json(config):
     return json.dumps(config.to_dict(), indent=1, sort_keys=True)
 
 
+def of_older_runs():
+    """{key: value} of runs that are older than the key, where that is not its default."""
+    return {"crop_on": "device"}
+
+
 def from_json(text):
     """The config that `to_json` wrote. Raises UserError where it does not fit this version."""
     config = default()
-    config.crop_on = "device"  # of runs that are older than the key
+    config.update(of_older_runs())
     try:
         stored = json.loads(text)
         if not isinstance(stored, dict):

@@ -21,10 +21,11 @@ import csv
 import io
 import math
 import os
+from types import SimpleNamespace
 
 import numpy as np
 
-from hsproto import architecture, cli, config, runs
+from hsproto import architecture, cli, runs
 from hsproto.errors import UserError
 from hsproto.writer import read_metrics, to_json, write_text
 
@@ -86,10 +87,14 @@ def collapse_thresholds(num_classes, dim, images_per_class, share=0.95):
 def series(records, measure):
     """(steps [N], values [N]) of a measure on the training set, of a metrics.jsonl's records.
 
-    Evaluations where it is undefined are left out.
+    Evaluations where it is undefined or no number are left out.
     """
     key = f"train/{measure}"
-    points = {r["step"]: r[key] for r in records if r.get(key) is not None}
+    points = {
+        r["step"]: r[key]
+        for r in records
+        if runs.number(r.get(key)) and math.isfinite(r[key]) and runs.number(r["step"])
+    }
     steps = sorted(points)
     return np.array(steps), np.array([points[step] for step in steps], float)
 
@@ -192,7 +197,8 @@ def _read(workdir):
 
 
 def _config(summary):
-    return config.from_json(to_json(summary["config"]))
+    # Not config.from_json: a newer version's key does not hinder what is read here.
+    return SimpleNamespace(**runs.known(summary["config"]))
 
 
 def main(argv):

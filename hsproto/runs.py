@@ -18,6 +18,40 @@ from hsproto.writer import parse_metrics
 # What commands leave beside a run's summary, by the file's name without its ending.
 MEASURED = ("probe", "transfer", "robustness", "ood", "calibration", "retrieval")
 
+# What no config of a run lacks, of any version, and what it is.
+_CONFIG = {"dataset": str, "loss": str, "embedding": str, "seed": int, "num_classes": int}
+# Where the files of MEASURED hold objects, if anything; * is any key.
+_OBJECTS = {
+    "probe": [f"{m}{part}" for m in ("fp", "lp", "nlp", "cached_lp")
+              for part in ("", "/test", "/train")],
+    "transfer": ["datasets", "datasets/*", "datasets/*/protocol"],
+    "robustness": ["*"],
+    "ood": ["others", "others/*", "others/*/max_cosine", "others/*/energy", "others/*/knn"],
+    "calibration": ["before", "after"],
+    "retrieval": ["test"],
+}  # fmt: skip
+# Where they hold numbers.
+_NUMBERS = {
+    "probe": [
+        "step", *(f"*/{key}" for key in ("passes", "seconds")), "*/test/accuracy", "*/train/*",
+    ],
+    "transfer": [
+        f"datasets/*/{key}"
+        for key in ("protocol/step", "accuracy", "average_precision", "accuracy_per_class")
+    ],
+    "robustness": [f"*/{key}" for key in ("step", "clean_error", "mean_error", "mce")],
+    "ood": ["step", "others/*/*/auroc", "others/*/*/fpr95"],
+    "calibration": [
+        "step", "accuracy", "fitted_temperature",
+        *(f"{part}/{key}" for part in ("before", "after") for key in ("ece", "nll")),
+    ],
+    "retrieval": [
+        f"{part}{key}"
+        for part in ("", "test/")
+        for key in ("step", "map@r", *(f"recall@{k}" for k in (1, 2, 4, 8)))
+    ],
+}  # fmt: skip
+
 
 class Run(NamedTuple):
     """A workdir that was read.
@@ -64,9 +98,12 @@ def read(paths):
 def settings(run):
     """What a run computes but for its seed: its config less the seed and `config.OPERATIONAL`."""
     left_out = {"seed", *config_lib.OPERATIONAL}
-    # Runs that are older than a key had its default.
-    known = _defaults() | run.config
-    return {key: value for key, value in known.items() if key not in left_out}
+    return {key: value for key, value in known(run.config).items() if key not in left_out}
+
+
+def known(config):
+    """A run's config, a dict, with what runs had that are older than a key; unknown keys stay."""
+    return _defaults() | config
 
 
 def by_settings(runs):
@@ -85,11 +122,21 @@ def varying(runs):
 
 
 def read_summary(workdir):
-    """The content of a run's summary.json. Raises UserError where there is none."""
+    """The content of a run's summary.json. Raises UserError without one, or of a damaged one."""
     path = os.path.join(workdir, "summary.json")
     if not os.path.isfile(path):
         raise UserError(f"{workdir}: no finished run there (no summary.json)")
-    return _json(path)
+    found = _json(path)
+    _check(path, found, {"step": int, "test": dict, "train": dict, "config": dict})
+    _check(path, found["config"], _CONFIG)
+    for place in ("test/*", "train/*"):
+        _check_all(path, found, place, lambda value: value is None or number(value))
+    return found
+
+
+def number(value):
+    """Whether a value of a file is a number, be it finite or not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def read_prototypes(workdir):
@@ -106,8 +153,9 @@ def read_prototypes(workdir):
 
 @functools.cache
 def _defaults():
-    # Made once: a report asks for the settings of each of its runs many times.
-    return config_lib.default().to_dict()
+    # What runs that are older than a key had. Made once: a report asks for the settings of each of
+    # its runs many times.
+    return config_lib.default().to_dict() | config_lib.of_older_runs()
 
 
 def _read(name, workdir):
@@ -115,10 +163,59 @@ def _read(name, workdir):
     if os.path.isfile(os.path.join(workdir, "summary.json")):
         summary = read_summary(workdir)
     records, broken = parse_metrics(os.path.join(workdir, "metrics.jsonl"))
-    paths = {kind: os.path.join(workdir, f"{kind}.json") for kind in MEASURED}
-    measured = {kind: _json(path) for kind, path in paths.items() if os.path.isfile(path)}
-    config = _json(os.path.join(workdir, "config.json"))
-    return Run(name, workdir, config, summary, records, broken, measured)
+    kept = [_numbers(record) for record in records if _is(record["step"], int)]
+    measured = {kind: _measured(workdir, kind) for kind in MEASURED}
+    measured = {kind: content for kind, content in measured.items() if content is not None}
+    path = os.path.join(workdir, "config.json")
+    config = _json(path)
+    _check(path, config, _CONFIG)
+    return Run(name, workdir, config, summary, kept, broken + len(records) - len(kept), measured)
+
+
+def _numbers(record):
+    """A record of metrics.jsonl in which what is no number is undefined."""
+    return {key: value if number(value) else None for key, value in record.items()}
+
+
+def _measured(workdir, kind):
+    path = os.path.join(workdir, f"{kind}.json")
+    if not os.path.isfile(path):
+        return None
+    found = _json(path)
+    for place in _OBJECTS[kind]:
+        _check_all(path, found, place, lambda value: isinstance(value, dict))
+    for place in _NUMBERS[kind]:
+        _check_all(path, found, place, lambda value: value is None or number(value))
+    return found
+
+
+def _is(value, kind):
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _check(path, found, kinds):
+    """Raises UserError where an object lacks a key of `kinds` or has it of another type."""
+    for key, kind in kinds.items():
+        if key not in found:
+            raise UserError(f"{path} is damaged (no {key!r})")
+        if not _is(found[key], kind):
+            raise UserError(f"{path} is damaged ({key!r} is no {_WORDS[kind]})")
+
+
+_WORDS = {str: "text", int: "whole number", dict: "object"}
+
+
+def _check_all(path, found, place, holds):
+    """Raises UserError where a value that is at a place of a file, as a/*/b, is another one."""
+    *outer, last = place.split("/")
+    at = [found]
+    for part in outer:
+        inside = [value for each in at for key, value in each.items() if part in ("*", key)]
+        at = [value for value in inside if isinstance(value, dict)]
+    for each in at:
+        for key, value in each.items():
+            if last in ("*", key) and not holds(value):
+                raise UserError(f"{path} is damaged ({key!r} is not what belongs there)")
 
 
 def _json(path):

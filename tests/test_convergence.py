@@ -87,12 +87,19 @@ def test_shares_are_of_the_steps_of_the_evaluations():
     assert later["instance_alignment"]["share"] is None, "its weighted mean lags behind"
 
 
+def test_what_is_no_finite_number_is_left_out_of_a_series():
+    values = [4.0, "abc", None, True, math.nan, math.inf, 2]
+    records = records_of(nc1=values) + [{"step": "x", "train/nc1": 1.0}]
+    steps, found = convergence.series(records, "nc1")
+    assert (steps.tolist(), found.tolist()) == ([10, 70], [4, 2])
+
+
 def run(path, loss, values, **changes):
     """A finished run's workdir whose measures all have the series `values`."""
     path.mkdir()
     config = config_lib.default()
     config.update({"loss": loss, "num_classes": 10, "num_examples": 5000, **changes})
-    summary = {"step": 10 * len(values), "config": config.to_dict()}
+    summary = {"step": 10 * len(values), "test": {}, "train": {}, "config": config.to_dict()}
     (path / "summary.json").write_text(json.dumps(summary))
     records = records_of(**dict.fromkeys(convergence.RISES, values))
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -122,6 +129,16 @@ def test_a_run_that_is_there_from_the_first_evaluation_says_so(tmp_path, capsys)
     same = run(tmp_path / "a", "nonl", [5.0, 5.0])
     convergence.main([same, f"--baseline={same}"])
     assert capsys.readouterr().out.splitlines()[3].split() == [same, *["<50.0"] * 5]
+
+
+def test_a_key_of_a_newer_version_does_not_hinder(tmp_path):
+    ours = run(tmp_path / "a", "nonl", [5.0, 5.0])
+    path = tmp_path / "a" / "summary.json"
+    before = convergence.analyse([ours])
+    summary = json.loads(path.read_text())
+    summary["config"]["of_a_newer_version"] = 1
+    path.write_text(json.dumps(summary))
+    assert convergence.analyse([ours]) == before
 
 
 def test_mistakes_are_one_line(tmp_path):
