@@ -19,6 +19,13 @@ PROTOCOLS = {
     "imagenet2012": _IMAGENET
     | dict(num_examples=(1_281_167,), batch_size=(2048, 4096, 8192), temperature=(0.1, 0.2)),
 }
+_HEATED = ("normface", "ntce", "nonl")
+# What the paper varies in tables of its own, and its figures there.
+VARIED = {
+    "temperature": published.TEMPERATURE,
+    "batch_size": published.BATCH_SIZE,
+    "backbone": published.BACKBONE,
+}
 
 
 def data_set(run):
@@ -43,6 +50,42 @@ def paper_set(run):
     return name if name in published.CLASSES and classes == published.CLASSES[name] else None
 
 
+def paper_accuracy(run):
+    """The paper's test accuracy beside that of a run on a whole training set, or None.
+
+    Of a run that differs from Table 1's in nothing but a key of VARIED, what the paper has for its
+    value. Others have Table 1's, but for those of the paper's network with another such value: they
+    look like a run of the paper that is not there.
+    """
+    name, loss = paper_set(run), run.config["loss"]
+    figure = published.ACCURACY.get(loss, {}).get(name)
+    if figure is None:
+        return None
+    wanted, values = PROTOCOLS[name], runs.settings(run)
+    off = [
+        key
+        for key in wanted
+        if (key != "temperature" or loss in _HEATED)
+        and values[key] not in _of_table_1(key, name, loss)
+    ]
+    if len(off) == 1 and off[0] in VARIED:
+        return VARIED[off[0]].get(name, {}).get(loss, {}).get(values[off[0]])
+    known = values["backbone"] in wanted["backbone"]
+    same_network = known and not {"image_size", "embedding"} & set(off)
+    return None if same_network and set(VARIED) & set(off) else figure
+
+
+def _of_table_1(key, name, loss):
+    """The values of a key of Table 1's accuracy: the best ones, where they are told."""
+    allowed = PROTOCOLS[name][key]
+    if key == "backbone":
+        return allowed[:1]
+    told = VARIED.get(key, {}).get(name, {}).get(loss)
+    if not told:
+        return allowed
+    return [value for value in told if told[value] == published.ACCURACY[loss][name]]
+
+
 def natural(text):
     """A key that sorts texts with numbers in them by these: resnet50 before resnet101."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(text))
@@ -65,7 +108,7 @@ def differences(found):
         wanted = PROTOCOLS.get(paper_set(run))
         if not wanted:
             continue
-        text = f"{wanted['backbone'][0]}, {wanted['image_size'][0]} pixels, "
+        text = f"{'/'.join(wanted['backbone'])}, {wanted['image_size'][0]} pixels, "
         text += f"{wanted['epochs'][0]:g} epochs, batch {'/'.join(map(str, wanted['batch_size']))}"
         told.setdefault(text, []).append(paper_set(run))
         if factor(run) < 1 and "num_examples" in wanted:
@@ -74,7 +117,7 @@ def differences(found):
             wanted = wanted | {"num_examples": (left,)}
         values = runs.settings(run)
         for key, allowed in wanted.items():
-            if key == "temperature" and values["loss"] not in ("normface", "ntce", "nonl"):
+            if key == "temperature" and values["loss"] not in _HEATED:
                 continue
             if values[key] not in allowed:
                 differing.setdefault(key, set()).add(shown(values[key]))

@@ -115,18 +115,13 @@ def _swept(run, key, swept):
 
 
 def _paper(run, key, value, swept):
-    tables = {
-        "temperature": published.TEMPERATURE,
-        "batch_size": published.BATCH_SIZE,
-        "backbone": published.BACKBONE,
-    }
-    if key not in tables or factor(run) < 1:
+    if key not in protocol.VARIED or factor(run) < 1:
         return None
     # Of a grid of temperatures and batch sizes the paper's figures are those of one batch size.
     if key == "temperature" and "batch_size" in runs.varying(swept):
         if run.config["batch_size"] != published.TEMPERATURE_BATCH:
             return None
-    return tables[key].get(paper_set(run), {}).get(run.config["loss"], {}).get(value)
+    return protocol.VARIED[key].get(paper_set(run), {}).get(run.config["loss"], {}).get(value)
 
 
 def _square(square, name):
@@ -143,7 +138,7 @@ def _square(square, name):
         for negatives, (coupled, decoupled) in FACTORIAL.items():
             sides.append((values[coupled], values[decoupled]))
             papers = [
-                published.ACCURACY.get(loss, {}).get(paper_set(square[loss][0]))
+                protocol.paper_accuracy(square[loss][0])
                 if measure == "accuracy" and factor(square[loss][0]) == 1
                 else None
                 for loss in (coupled, decoupled)

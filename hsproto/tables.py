@@ -56,13 +56,18 @@ def accuracy(found):
     entries = []
     for run in _whole(found):
         step, values = measured(run, "test")
-        paper = published.ACCURACY.get(run.config["loss"], {}).get(paper_set(run))
+        paper = protocol.paper_accuracy(run)
         value = percent(values.get("accuracy"))
         entries.append(Entry(run, step, (), data_set(run), value, paper))
     entries = [entry for entry in entries if entry.step is not None]
     note = "Test accuracy in per cent; mean and sample standard deviation over n seeds."
     if {e.run.config["loss"] for e in entries} & set(ENCODER_LOSSES):
         note += " SCL and prototype softmax are classified by fixed prototypes."
+    if any(e.paper not in (None, _table_1(e.run)) for e in entries):
+        note += (
+            " Runs with another backbone, batch size or temperature than the paper's Table 1 have "
+            "its figures for these beside them (Tables 9 to 12)."
+        )
     there = {paper_set(entry.run) for entry in entries}
     for name, figures in published.ACCURACY_OF_SEEDS.items():
         if name in there:
@@ -77,6 +82,10 @@ def accuracy(found):
             columns=rows.in_paper_order({e.column for e in entries}),
         )
     )  # fmt: skip
+
+
+def _table_1(run):
+    return published.ACCURACY.get(run.config["loss"], {}).get(paper_set(run))
 
 
 def geometry_tables(found):

@@ -173,6 +173,51 @@ def test_the_papers_figure_stands_beside_the_same_loss_and_data(tmp_path):
     assert found["decoupled NormFace",]["cifar100"].paper is None
 
 
+IMAGENET100 = dict(
+    dataset="imagenet100", num_classes=100, image_size=224, epochs=500.0, temperature=0.2
+)
+IMAGENET100 |= dict(batch_size=1024, backbone="resnet50")
+IMAGENET = IMAGENET100 | dict(dataset="imagenet2012", num_classes=1000, num_examples=1_281_167)
+CIFAR100 = dict(dataset="cifar100")
+
+
+@pytest.mark.parametrize(
+    ("loss", "config", "paper"),
+    [
+        ("nonl", IMAGENET100, 84.9),
+        ("nonl", IMAGENET100 | dict(backbone="resnet152"), 85.8),
+        ("dot_regression", IMAGENET100 | dict(backbone="resnet152"), None),
+        ("nonl", IMAGENET100 | dict(backbone="resnet152", epochs=100.0), None),
+        ("nonl", IMAGENET | dict(batch_size=2048), 75.0),
+        ("nonl", IMAGENET | dict(batch_size=8192), 76.5),
+        ("nonl", IMAGENET | dict(batch_size=256), None),
+        ("normface", CIFAR100 | dict(temperature=0.3), 72.4),
+        ("normface", CIFAR100 | dict(temperature=1.0), 27.6),
+        ("normface", CIFAR100 | dict(temperature=0.15), None),
+        ("normface", CIFAR100 | dict(temperature=1.0, batch_size=64), None),
+        ("cross_entropy", CIFAR100 | dict(temperature=1.0), 72.1),
+        # Another protocol altogether, as the note says.
+        ("nonl", CIFAR100 | dict(backbone="convnet", epochs=20.0, batch_size=64), 73.6),
+        ("nonl", CIFAR100 | dict(epochs=20.0), 73.6),
+    ],
+)
+def test_what_the_paper_varies_has_its_figure_for_the_value_or_none(tmp_path, loss, config, paper):
+    seeds(tmp_path, loss, [0.5], **config)
+    found = made_runs.read(tmp_path)
+    (table,) = tables.accuracy(found)
+    assert table.rows[0][1][0].paper == paper
+    assert ("Tables 9 to 12" in table.note) == (paper in (85.8, 75.0, 27.6))
+
+
+def test_the_factorial_has_the_papers_figures_of_its_temperature(tmp_path):
+    for loss, accuracy in SQUARE.items():
+        seeds(tmp_path, loss, [accuracy], temperature=1.0, dataset="cifar100")
+    (table,) = sweeps.factorial(made_runs.read(tmp_path))
+    found = {texts[2]: row for texts, row in table.rows if texts[1] == "accuracy, test"}
+    assert found["K prototypes"][0].paper == 27.6
+    assert [cell.paper for cell in found["M instances"][:2]] == [28.2, 26.8]
+
+
 def test_a_set_of_the_same_name_with_other_classes_is_not_the_papers(tmp_path):
     made_runs.write(tmp_path, "coarse", dataset="cifar100", class_groups="x", num_classes=20)
     made_runs.write(tmp_path, "cut", dataset="imagenet", class_list="imagenet100_cmc", seed=1)
