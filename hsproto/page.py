@@ -6,7 +6,9 @@ a disk or a static host and asks for nothing from the network, which its Content
 forbids. plotly.js, which draws the charts, stands in it (`hsproto/vendor`).
 
 data.json has what the page shows but for images, data.csv its tables and curves with a line for
-each value, and sphere.csv the points of the sphere.
+each value, and sphere.csv the points of the sphere. Of the cosines between the prototypes of many
+classes (`page_classes.MOST_ROWS`) the data have mean, std and the nearest and furthest pairs; the
+run's prototypes.npz gives the rest.
 """
 
 import base64
@@ -204,19 +206,31 @@ def values_csv(told):
                 cells = ("convergence", run["label"], found["step"], "train", key)
                 lines.writerow((*cells, "share of training in %", found["share"]))
         by_class = run["by_class"]
-        names = by_class["names"]
-        for place, cosines in enumerate(by_class["cosines"] or ()):
-            # A matrix is symmetric.
-            for other, value in zip(names[:place], cosines, strict=False):
-                if value is not None:
-                    cells = ("prototypes", run["label"], "", "", "cosine")
-                    lines.writerow((*cells, f"{other} | {names[place]}", value))
+        for measure, of, value in _cosines(by_class):
+            lines.writerow(("prototypes", run["label"], "", "", measure, of, value))
         for each in by_class["classes"]:
             for key in ("images", "accuracy"):
                 if each[key] is not None:
                     cells = ("classes", run["label"], "", "", key, each["name"], each[key])
                     lines.writerow(cells)
     return text.getvalue()
+
+
+def _cosines(by_class):
+    """(measure, of what, value) of the cosines between prototypes, of many classes in short."""
+    names = by_class["names"]
+    for place, cosines in enumerate(by_class["cosines"] or ()):
+        # A matrix is symmetric.
+        for other, value in zip(names[:place], cosines, strict=False):
+            if value is not None:
+                yield "cosine", f"{other} | {names[place]}", value
+    if by_class["cosines"] is None:
+        for key in ("mean", "std"):
+            if key in by_class:
+                yield f"cosine_{key}", "", by_class[key]
+        for key in ("nearest", "furthest"):
+            for first, second, value in by_class.get(key, ()):
+                yield f"cosine_{key}", f"{first} | {second}", value
 
 
 def _points(curves):

@@ -22,9 +22,10 @@ def told(run, frames):
     """What is known of the classes of a run at its end, or at its last snapshot (`frames`).
 
     A dict: names, target (the simplex's -1/(K-1), None of one class), cosines [K, K] with None
-    where a prototype has no direction, from (what they are of), mean, std, least, most (between
-    classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or picture (a data
-    URI), missing (what is not there, as sentences).
+    where a prototype has no direction, or None of more than MOST_ROWS classes (they grow with K²,
+    and prototypes.npz has what gives them), from (what they are of), mean, std, least, most
+    (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
+    picture (a data URI), missing (what is not there, as sentences).
     """
     missing, found = [], None
     try:
@@ -58,7 +59,7 @@ def told(run, frames):
         "target": target,
         "reachable": page_data.has_simplex(run),
         "from": of,
-        "cosines": [[page_sphere._rounded(value) for value in row] for row in cosines],
+        "cosines": None,
         "classes": by_class,
         # Which columns the table of classes has.
         "counted": any(of["images"] is not None for of in by_class),
@@ -68,6 +69,8 @@ def told(run, frames):
         "matrix": None,
         "picture": None,
     }
+    if len(names) <= MOST_ROWS:
+        made["cosines"] = [[page_sphere._rounded(value) for value in row] for row in cosines]
     if len(between):
         made |= {"mean": between.mean(), "std": between.std()}
         made |= {"least": between.min(), "most": between.max()}

@@ -246,6 +246,22 @@ def test_matrices_of_many_classes_are_pictures(tmp_path):
     assert page_classes.picture(np.eye(1000), -1 / 999).size == (page_classes.MOST_ROWS,) * 2
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_cosines_of_many_classes_are_told_in_short(tmp_path, more, monkeypatch):
+    monkeypatch.setattr(page_classes, "MOST_ROWS", 30)
+    made_pages.run(tmp_path / "runs", "run", classes=30 + more, dim=40, snapshots=False)
+    text, data, lines = written(tmp_path / "runs", tmp_path / "out")
+    assert '<img class="matrix"' in text, "the page shows all of them"
+    found = data["runs"][0]["by_class"]
+    told = [line["measure"] for line in lines if line["part"] == "prototypes"]
+    if more:
+        assert found["cosines"] is None and len(found["nearest"]) == page_classes.PAIRS
+        pairs = ["cosine_nearest"] * page_classes.PAIRS + ["cosine_furthest"] * page_classes.PAIRS
+        assert told == ["cosine_mean", "cosine_std", *pairs]
+    else:
+        assert len(found["cosines"]) == 30 and told == ["cosine"] * (30 * 29 // 2)
+
+
 def test_a_damaged_prototypes_file_is_told(tmp_path):
     made_pages.run(tmp_path / "runs", "run")
     (tmp_path / "runs" / "run" / "prototypes.npz").write_bytes(b"no zip")
