@@ -56,9 +56,10 @@ def distinct(found):
 
 
 def without_grids(found):
-    """The runs, but of grids of temperatures and batch sizes one point each.
+    """(runs, {(data set, imbalance factor): points}), of grids of temperatures and batch sizes one.
 
     That is the one with the most runs on the data. Losses without a temperature go with the others.
+    points: those that stand for a grid, pairs as `peers.GRID`.
     """
     parts, points, gridded = {}, {}, set()
     for run in found:
@@ -72,7 +73,7 @@ def without_grids(found):
             gridded |= {
                 (data_set(run), factor(run)) for members in part.values() for run in members
             }
-    kept = set()
+    kept, standing = set(), {}
     for part in parts.values():
         run = next(iter(part.values()))[0]
         on = data_set(run), factor(run)
@@ -80,9 +81,11 @@ def without_grids(found):
         grid = all(len(set(values)) > 1 for values in zip(*part, strict=True)) or not heated
         if on in gridded and grid:
             usual = max(part, key=lambda point: (points[on][point], len(part[point])))
+            if heated:
+                standing.setdefault(on, set()).add(usual)
             part = {usual: part[usual]}
         kept |= {run.workdir for members in part.values() for run in members}
-    return [run for run in found if run.workdir in kept]
+    return [run for run in found if run.workdir in kept], standing
 
 
 def loss_name(loss):

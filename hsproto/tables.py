@@ -7,7 +7,17 @@ rows of their own.
 
 import json
 
-from hsproto import convergence, measurements, page_data, protocol, published, rows, runs, sweeps
+from hsproto import (
+    convergence,
+    measurements,
+    page_data,
+    peers,
+    protocol,
+    published,
+    rows,
+    runs,
+    sweeps,
+)
 from hsproto.config import ENCODER_LOSSES
 from hsproto.measurements import GEOMETRY, PROBES, probes
 from hsproto.protocol import data_set, factor, paper_set
@@ -15,8 +25,8 @@ from hsproto.rows import Entry, assemble, measured, percent, present
 from hsproto.tabular import Value, over_seeds
 
 _GRID_NOTE = (
-    " Of a grid of temperatures and batch sizes the point with the most runs stands here, the "
-    "others in the tables by temperature and by batch size."
+    "Of the grid of temperatures and batch sizes on {data} the point with the most runs stands "
+    "here, {point}, the others in the tables by temperature and by batch size."
 )
 SHOTS = ("many", "medium", "few")
 _GEOMETRY_NOTE = (
@@ -31,8 +41,7 @@ _ALIGNMENT_NOTE = (
 
 def build(found):
     """All tables of runs, in the paper's order; no two of one seed (`rows.distinct`)."""
-    points = rows.without_grids(found)
-    left_out = _GRID_NOTE if len(points) < len(found) else ""
+    points, standing = rows.without_grids(found)
     made = []
     for make in (
         accuracy,
@@ -47,8 +56,27 @@ def build(found):
         convergence_tables,
         sweeps.factorial,
     ):
-        made += [t._replace(note=f"{t.note}{left_out}".strip()) for t in make(points)]
+        notes = {}
+        for on in standing:
+            # The tables of the grid's data alone are those in which it stands.
+            there = make([run for run in points if (data_set(run), factor(run)) == on])
+            for table in there:
+                notes.setdefault(table.name, []).append(_grid_note(on, standing[on]))
+        made += [
+            table._replace(note=" ".join(filter(None, [table.note, *notes.get(table.name, ())])))
+            for table in make(points)
+        ]
     return made + sweeps.sweeps(found)
+
+
+def _grid_note(on, points):
+    data, tail = on
+    data = f"{data} (imbalance_factor={tail:g})" if tail < 1 else data
+    told = [
+        ", ".join(f"{k}={protocol.shown(v)}" for k, v in zip(peers.GRID, point, strict=True))
+        for point in sorted(points)
+    ]
+    return _GRID_NOTE.format(data=data, point=" or ".join(told))
 
 
 def accuracy(found):

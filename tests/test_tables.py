@@ -469,6 +469,7 @@ def test_of_a_grid_one_point_stands_in_the_other_tables(tmp_path):
         seeds(tmp_path, "cross_entropy", [0.3], batch_size=batch_size)
     seeds(tmp_path, "ntce", [0.6, 0.7], temperature=0.1)
     seeds(tmp_path, "ntce", [0.6], temperature=0.5)
+    seeds(tmp_path, "ntce", [0.6], dataset="digits")
     found = {table.name: table for table in tables.build(made_runs.read(tmp_path))}
     assert [texts[0] for texts, _ in found["accuracy"].rows] == [
         "CE",
@@ -476,7 +477,9 @@ def test_of_a_grid_one_point_stands_in_the_other_tables(tmp_path):
         "NTCE, temperature=0.5",
         "NONL",
     ]
-    assert "the point with the most runs" in found["accuracy"].note
+    point = "on cifar10 the point with the most runs stands here, temperature=0.1, batch_size=512,"
+    assert point in found["accuracy"].note and point in found["geometry_cifar10"].note
+    assert "the most runs" not in found["geometry_digits"].note  # there is no grid
     assert len(found["sweep_temperature_cifar10"].rows) == 3
     assert len(found["sweep_batch_size_cifar10"].rows) == 3
 
