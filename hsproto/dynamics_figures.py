@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hsproto import convergence, drawing, geometry, peers
+from hsproto import convergence, drawing, geometry, peers, protocol
 from hsproto import runs as runs_lib
-from hsproto import state as state_lib
 
 # In the order of the panels, with their titles and whether they fall towards 0.
 DYNAMICS = {
@@ -90,7 +89,7 @@ def curve(runs, measure, positive=False):
     """
     at = {}
     for run in runs:
-        total = _total_steps(run)
+        total = protocol.total_steps(run)
         steps, values = convergence.series(run.records, measure)
         for step, value in zip(steps, values, strict=True):
             if math.isfinite(value) and (value > 0 or not positive):
@@ -205,12 +204,6 @@ def _guides(axis, comparison, measure, falls):
             # Not axhline, which makes no room for itself.
             axis.plot([0, 102], [value] * 2, **GUIDES[name], linewidth=1.3)
     return {name for name, at in values.items() if at}
-
-
-def _total_steps(run):
-    if run.summary is not None:
-        return run.summary["step"]
-    return state_lib.total_steps(SimpleNamespace(**runs_lib.settings(run)))
 
 
 def _config(run):

@@ -161,3 +161,8 @@ def is_integer(value):
 def _check_array(name, value):
     if not isinstance(value, jax.Array | np.ndarray | np.generic):
         raise ValueError(f"{name} must be an array; got {type(value).__name__}")
+
+
+def cosines(features, others):
+    """Cosines [N, M] of rows [N, D] with rows [M, D]; 0 with a row of length zero."""
+    return matmul(unit(features), unit(others).T)

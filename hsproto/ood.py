@@ -27,15 +27,16 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from hsproto import classifier, cli, data, decode, distributed, prototypes, report
+from hsproto import classifier, cli, data, decode, distributed, numerics, prototypes, report
 from hsproto.errors import UserError, one_line
-from hsproto.numerics import matmul, unit
 from hsproto.writer import to_json, write_text
 
 SCORES = ("max_cosine", "energy", "knn")
 
 # Cosines of a block of images with all training features: 256 MB of float32.
 _BLOCK_ELEMENTS = 2**26
+
+_cosines = jax.jit(numerics.cosines)
 
 
 def auroc(inside, outside):
@@ -126,11 +127,6 @@ def table(results):
         name = os.path.basename(os.path.normpath(other))
         rows.append(f"{name[:23]:<24}{cells}")
     return "\n".join(rows)
-
-
-@jax.jit
-def _cosines(features, others):
-    return matmul(unit(features), unit(others).T)
 
 
 def _read_npz(path, config):

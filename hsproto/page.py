@@ -21,7 +21,7 @@ import os
 import jinja2
 from markupsafe import Markup
 
-from hsproto import page_classes, page_data, page_methods, page_sphere, rows
+from hsproto import page_classes, page_data, page_methods, page_sphere, protocol, rows
 from hsproto.tabular import number
 from hsproto.writer import to_json, write_text
 
@@ -70,7 +70,7 @@ def collect(found, measures):
                 "classes": run.config.get("num_classes"),
                 "finished": run.summary is not None,
                 "reached": rows.reached(run),
-                "total": page_data.total_steps(run),
+                "total": protocol.total_steps(run),
                 "broken_lines": run.broken_lines,
                 "facts": page_data.facts(run),
                 "look": looks[run.workdir],

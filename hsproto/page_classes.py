@@ -70,7 +70,7 @@ def told(run, frames):
         "picture": None,
     }
     if len(names) <= MOST_ROWS:
-        made["cosines"] = [[page_sphere._rounded(value) for value in row] for row in cosines]
+        made["cosines"] = [[page_sphere.rounded(value) for value in row] for row in cosines]
     if len(between):
         made |= {"mean": between.mean(), "std": between.std()}
         made |= {"least": between.min(), "most": between.max()}

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from hsproto import architecture, config, convergence, drawing, geometry, rows, runs, state
-from hsproto.protocol import data_set, factor, shown
+from hsproto import architecture, config, convergence, drawing, geometry, rows, runs
+from hsproto.protocol import data_set, factor, shown, total_steps
 from hsproto.tabular import defined
 from hsproto.writer import duration
 
@@ -48,13 +48,6 @@ def labels(found):
         run.workdir: text if texts.count(text) == 1 else f"{text} ({run.name})"
         for run, text in zip(found, texts, strict=True)
     }
-
-
-def total_steps(run):
-    """Steps of a run's whole training, finished or not."""
-    if run.summary:
-        return run.summary["step"]
-    return state.total_steps(SimpleNamespace(**runs.settings(run)))
 
 
 def dimensions(run):

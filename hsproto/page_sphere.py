@@ -184,8 +184,8 @@ def images(found):
             "right": bool(predicted[place] == labels[place]),
             "true": _name(names, labels[place]),
             "predicted": _name(names, predicted[place]),
-            "cosine_true": _rounded(true[place]),
-            "cosine_predicted": _rounded(taken[place]),
+            "cosine_true": rounded(true[place]),
+            "cosine_predicted": rounded(taken[place]),
         }
 
     return [told(place) for place in wrong], [told(place) for place in chosen]
@@ -208,5 +208,5 @@ def _name(names, label):
     return names[label] if 0 <= label < len(names) else str(label)
 
 
-def _rounded(value):
+def rounded(value):
     return round(float(value), 3) if np.isfinite(value) else None

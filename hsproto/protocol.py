@@ -4,8 +4,9 @@ Reads configs alone, of `runs.Run`.
 """
 
 import re
+from types import SimpleNamespace
 
-from hsproto import longtail, published, runs
+from hsproto import longtail, published, runs, state
 
 _CIFAR = dict(backbone=("resnet18",), image_size=(32,), num_examples=(50_000,), epochs=(1000.0,))
 _CIFAR |= dict(batch_size=(512,), temperature=published.TEMPERATURES, embedding=("pooled",))
@@ -129,3 +130,10 @@ def differences(found):
     )
     ours = f"these runs have other values: {ours}" if ours else "these runs have the same"
     return f"The paper's protocol is {papers}; {ours}."
+
+
+def total_steps(run):
+    """Steps of a run's whole training, finished or not."""
+    if run.summary:
+        return run.summary["step"]
+    return state.total_steps(SimpleNamespace(**runs.settings(run)))

@@ -24,9 +24,8 @@ import os
 import jax
 import numpy as np
 
-from hsproto import classifier, cli, data, distributed, report
+from hsproto import classifier, cli, data, distributed, numerics, report
 from hsproto.errors import UserError
-from hsproto.numerics import matmul, unit
 from hsproto.writer import to_json, write_text
 
 KS = (1, 2, 4, 8)
@@ -35,6 +34,8 @@ METRICS = (*(f"recall@{k}" for k in KS), "map@r")
 # Cosines of a block of queries with all images: 64 MB of float32, and the work on them some times
 # that.
 _BLOCK_ELEMENTS = 2**24
+
+_cosines = jax.jit(numerics.cosines)
 
 
 def recall_at_k(right, k):
@@ -119,11 +120,6 @@ def table(found, name):
     title = f"{name}, step {found['step']}, {found['queries']} queries, {found['labels']} labels"
     head = "".join(f"{metric:>9}" for metric in METRICS)
     return "\n".join([title, head, "".join(report.cell(found[metric]) for metric in METRICS)])
-
-
-@jax.jit
-def _cosines(features, others):
-    return matmul(unit(features), unit(others).T)
 
 
 def main(argv):

@@ -6,11 +6,33 @@ import os
 import pathlib
 import queue
 import re
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple
+
+from interpreter import interpreter
+
+
+def add_flags(parser):
+    """The flags of how runs are started, of every launcher of many."""
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
+    parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+
+
+def pool_of(args):
+    """The `Pool` that those flags ask for."""
+    return Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs)
+
+
+def usage(message):
+    print(f"hsproto: {message}; see {sys.argv[0]} --help", file=sys.stderr)
+    return 2
 
 
 class Job(NamedTuple):

@@ -31,7 +31,7 @@ import sys
 from typing import NamedTuple
 
 from interpreter import interpreter
-from jobs import Job, Pool, of_another_config, training
+from jobs import Job, add_flags, of_another_config, pool_of, training, usage
 
 LOSSES = "cross_entropy dot_regression normface ntce nonl decoupled_normface".split()
 SMALL_SETS = "cifar10 cifar100 tinyimagenet100 fashion_mnist".split()
@@ -325,10 +325,7 @@ def main():
     parser.add_argument("--train-only", action="store_true", help="measure nothing")
     parser.add_argument("--corrupted", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--corrupted_images", type=int, default=0, help="default: the test set's")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
-    parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    add_flags(parser)
     args = parser.parse_args()
     if args.list:
         for name, study in STUDIES.items():
@@ -355,14 +352,9 @@ def main():
             return usage(f"--where {' '.join(args.where)} leaves no cell of {name}")
     # Programs that differ in nothing but the run are compiled once.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
-    pool = Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs)
+    pool = pool_of(args)
     finished = [run(name, args, where, pool) for name in args.studies if not pool.stopping]
     return 0 if all(finished) and not pool.stopping else 1
-
-
-def usage(message):
-    print(f"hsproto: {message}; see {sys.argv[0]} --help", file=sys.stderr)
-    return 2
 
 
 def run(name, args, where, pool):

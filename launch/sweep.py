@@ -22,8 +22,7 @@ import shlex
 import statistics
 import sys
 
-from interpreter import interpreter
-from jobs import Pool, of_another_config, test_accuracy, training
+from jobs import add_flags, of_another_config, pool_of, test_accuracy, training, usage
 
 
 def cells(args):
@@ -36,11 +35,6 @@ def cells(args):
         axes.append([f"{key}={value}" for value in values.split(",")])
     axes.append([f"seed={seed}" for seed in range(args.seeds)])
     return {",".join(cell): cell for cell in itertools.product(*axes)}
-
-
-def usage(message):
-    print(f"hsproto: {message}; see {sys.argv[0]} --help", file=sys.stderr)
-    return 2
 
 
 def job(args, cell, workdir):
@@ -58,10 +52,7 @@ def main():
     parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0..N-1 of each cell")
-    parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
-    parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    add_flags(parser)
     args = parser.parse_args()
     if args.seeds < 1 or args.jobs < 1:
         return usage("--seeds and --jobs must be at least 1")
@@ -76,7 +67,7 @@ def main():
     if others:
         return usage(f"{others[0]} holds a run of another --config, take another --out")
 
-    statuses = Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs).run(jobs, "cells")
+    statuses = pool_of(args).run(jobs, "cells")
     tell(grid)
     if all(found.result() is not None for found in jobs.values()):
         return 0
