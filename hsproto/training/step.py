@@ -19,10 +19,9 @@ from hsproto.data import augment
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
-from hsproto.training import optimizer
+from hsproto.training import objective, optimizer
 from hsproto.training import queue as queue_lib
 from hsproto.training import state as state_lib
-from hsproto.training.objective import batch_loss
 
 
 def make_train_step(config, mesh, log_prior=None):
@@ -159,7 +158,9 @@ def _make_loss(config, mesh, log_prior):
                 lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
             )
             queued = queue_lib.rows(queue)
-            found = batch_loss(config, outputs, prototypes, bias, labels, "data", queued, log_prior)
+            found = objective.batch_loss(
+                config, outputs, prototypes, bias, labels, "data", queued, log_prior
+            )
             return found.mean("data")
 
         whole, queue = PartitionSpec(), queue_lib.layout(config, mesh).spec
@@ -172,9 +173,12 @@ def _make_loss(config, mesh, log_prior):
         groups = jax.tree.map(
             lambda x: x.reshape(config.loss_groups, -1, *x.shape[labels.ndim :]), (outputs, labels)
         )
-        loss = lambda outputs, labels: batch_loss(  # noqa: E731
-            config, outputs, prototypes, bias, labels, log_prior=log_prior
-        ).mean()
+
+        def loss(outputs, labels):
+            return objective.batch_loss(
+                config, outputs, prototypes, bias, labels, log_prior=log_prior
+            ).mean()
+
         # The mean over groups of means, as devices average their gradients.
         return jnp.mean(jax.vmap(loss)(*groups))
 
