@@ -23,3 +23,13 @@ napoleon_custom_sections = ["Source", "Sources"]
 
 html_theme = "furo"
 html_title = "hsproto"
+
+
+def _keep_bars(app, what, name, obj, options, lines):
+    # Docstrings write |x| for lengths, which reST takes for a substitution. A bar of the same width
+    # keeps tables in shape.
+    lines[:] = [line.replace("|", "\N{DIVIDES}") for line in lines]
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", _keep_bars)
