@@ -135,7 +135,7 @@ def test_the_commands_of_a_page_parse(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "`hsproto " in PAGES[page]])
 def test_the_commands_in_running_text_have_their_flags(page):
-    for name, rest in re.findall(r"`hsproto (\w+)([^`]*)`", PAGES[page]):
+    for name, rest in re.findall(r"`hsproto ([a-z]+)([^`]*)`", PAGES[page]):
         check_flags((name,), re.findall(r"--\w+", rest))
 
 
