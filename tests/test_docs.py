@@ -83,7 +83,7 @@ def check_flags(program, words):
         flag, _, value = word.partition("=")
         if flag.startswith("-") and word not in overrides:
             assert flag in known, f"{flag} is not a flag of {' '.join(program)}"
-        if flag == "--config":
+        if flag == "--config" and value:
             load_config(str(ROOT / value), overrides)
 
 
