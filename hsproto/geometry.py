@@ -1,18 +1,21 @@
-"""Neural Collapse measured: how features, class means and prototypes stand to each other.
+"""Measures of Neural Collapse: the geometry of features, class means and prototypes.
 
-`neural_collapse` gives all measures of one set of features, `optimum` their values at collapse.
+`neural_collapse` returns all measures of one set of features, `optimum` their values at collapse.
 """
 
 import contextlib
 import functools
 import importlib.util
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from hsproto.core import class_stats, numerics, spectra
 from hsproto.core.class_stats import class_means
@@ -22,81 +25,114 @@ from hsproto.core.spectra import effective_rank
 __all__ = ["class_means", "effective_rank", "neural_collapse", "optimum", "simplex_etf"]
 
 
-def neural_collapse(features, labels, prototypes=None, *, num_classes, bias=None, where=None):
-    """All measures of Neural Collapse of one set of features, as float32 scalars.
+def neural_collapse(
+    features: ArrayLike,
+    labels: ArrayLike,
+    prototypes: ArrayLike | None = None,
+    *,
+    num_classes: int,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> dict[str, jax.Array]:
+    """Return all measures of Neural Collapse of one set of features.
 
-    With x_i the features as given, u_i = x_i/|x_i|, m_c and mu_c their means over class c,
-    m_G and mu_G the means of these over classes, M the centred means m_c - m_G, w_c the
-    prototypes as given, w^_c and mu^_c directions, K the number of counted classes. "Cov" are
-    covariances, with the eigenvalues as singular values. "At collapse": features of a class all
-    equal, class means at a simplex of K <= D+1 corners, prototypes proportional to them.
+    Notation: x_i are the features as given, u_i their directions, m_c and mu_c the means of x_i and
+    u_i over class c, m_G and mu_G the means of these over classes, M the centred means m_c - m_G,
+    w_c the prototypes as given, w^_c and mu^_c directions, K the number of counted classes, Cov a
+    covariance, whose singular values are its eigenvalues. "At collapse" means: the features of a
+    class are all equal, the class means form a simplex of K <= D+1 corners, and the prototypes are
+    proportional to them. The measures are::
 
-    ======================  =================================================  ===========
-    key                     definition                                         at collapse
-    ======================  =================================================  ===========
-    erank_intra             mean over classes of erank(Cov of the class's u)   see below
-    erank_inter             erank(Cov of the mu_c)                             K-1
-    instance_alignment      mean |u_i - u_j|² over pairs i != j of a class     0
-    nc1                     Tr(S_W S_B^+)/K, S_W the mean over rows of         0
-                            (x-m_y)(x-m_y)', S_B the mean over classes of MM'
-    nc2_equinorm            standard deviation / mean of |M_c|                 0
-    nc2_equiangular         mean |cos(M_a, M_b) + 1/(K-1)|, a != b             0
-    cdnv                    mean (v_a + v_b)/(2 |m_a - m_b|²), a != b, v_c     0
-                            the mean |x - m_c|² over the class
-    cosine_means_mean       mean of mu^_a · mu^_b, a != b                      -1/(K-1)
-    cosine_means_std        standard deviation of the same                     0
-    classes_counted         classes with a row                                 K
-    erank_weights           erank(Cov of the w^_c)                             K-1
-    weight_alignment        mean |u_i - w^_y|² over rows                       0
-    class_alignment         mean |mu^_c - w^_c|² over classes                  0
-    mir                     (H(G_W) + H(G_M) - H(G_W o G_M)) / min(H(G_W),     MIR*
-                            H(G_M)), H(G) = -sum l log l over the eigenvalues
-                            l of G/K; o is entrywise; G_W the Gram matrix of
-                            the w^_c, G_M that of unit(mu^_c - mu^_G)
-    mir_gap                 mir - MIR*                                         0
-    hdr                     |H(G_W) - H(G_M)| / max(H(G_W), H(G_M))            0
-    mir_centered,           the same with G_W that of                          MIR*, 0
-    hdr_centered            unit(w^_c - mean of w^)
-    nc3                     | W/|W| - M/|M| |, Frobenius norms                 0
-    nc4                     share of rows where argmax(w_c · x + b_c) is not   0
-                            the class mean nearest to x
-    cosine_prototypes_mean  mean of w^_a · w^_b, a != b                        -1/(K-1)
-    cosine_prototypes_std   standard deviation of the same                     0
-    ======================  =================================================  ===========
+        key                     definition                                         at collapse
+        ----------------------  -------------------------------------------------  -----------
+        erank_intra             mean over classes of erank(Cov of the class's u)   see below
+        erank_inter             erank(Cov of the mu_c)                             K-1
+        instance_alignment      mean |u_i - u_j|² over pairs i != j of a class     0
+        nc1                     Tr(S_W S_B^+)/K, S_W the mean over rows of         0
+                                (x-m_y)(x-m_y)', S_B the mean over classes of MM'
+        nc2_equinorm            standard deviation / mean of |M_c|                 0
+        nc2_equiangular         mean |cos(M_a, M_b) + 1/(K-1)|, a != b             0
+        cdnv                    mean (v_a + v_b)/(2 |m_a - m_b|²), a != b, v_c     0
+                                the mean |x - m_c|² over the class
+        cosine_means_mean       mean of mu^_a · mu^_b, a != b                      -1/(K-1)
+        cosine_means_std        standard deviation of the same                     0
+        classes_counted         number of classes with a row                       K
+        erank_weights           erank(Cov of the w^_c)                             K-1
+        weight_alignment        mean |u_i - w^_y|² over rows                       0
+        class_alignment         mean |mu^_c - w^_c|² over classes                  0
+        mir                     (H(G_W) + H(G_M) - H(G_W o G_M)) / min(H(G_W),     MIR*
+                                H(G_M)), H(G) = -sum l log l over the eigenvalues
+                                l of G/K; o is entrywise; G_W the Gram matrix of
+                                the w^_c, G_M that of unit(mu^_c - mu^_G)
+        mir_gap                 mir - MIR*                                         0
+        hdr                     |H(G_W) - H(G_M)| / max(H(G_W), H(G_M))            0
+        mir_centered,           the same with G_W that of                          MIR*, 0
+        hdr_centered            unit(w^_c - mean of w^)
+        nc3                     | W/|W| - M/|M| |, Frobenius norms                 0
+        nc4                     share of rows where argmax(w_c · x + b_c) is not   0
+                                the class mean nearest to x
+        cosine_prototypes_mean  mean of w^_a · w^_b, a != b                        -1/(K-1)
+        cosine_prototypes_std   standard deviation of the same                     0
 
-    Keys from erank_weights on exist where `prototypes` are given. All are dimensionless; erank_*
-    count dimensions. MIR* = 1/(K-1) + (K-2) log(K-2) / ((K-1) log(K-1)), 0 for K = 2.
+        MIR* = 1/(K-1) + (K-2) log(K-2) / ((K-1) log(K-1)), and 0 for K = 2
 
-    What they do not say. erank is at least 1 for any spread, however small, so that erank_intra
-    has no value at collapse that training could approach (it is 0 at exact collapse alone): nc1
-    and cdnv measure the size of the spread. The ranks and the centered variants do not see a
-    component that all prototypes share: the cosines do. nc1 to nc4 and cdnv depend on the
-    lengths of the features as given: for a loss that normalises, give unit features. The
-    direction of mu_G, in G_M, is that of a vector that vanishes at collapse: as long as a
-    remainder of it is left, hdr and mir depend on where that points, and jump from their optimum
-    to an hdr of some 0.19 (K = 10) or 0.35 (K = 100) for features that are a simplex to 3 digits.
+    The keys from ``erank_weights`` on exist if `prototypes` is given. All measures are
+    dimensionless; the effective ranks count dimensions.
 
-    Who counts. Rows with `where` False or a label outside 0..K-1 are left out, whatever they
-    hold. A class without rows is left out of everything, its prototype too; one with a single row
-    out of erank_intra, instance_alignment, nc1 and cdnv. Differences that rounding alone
-    explains (1.9e-6 of the size of what is compared) count as none.
-    Where a denominator vanishes: 0/0 is 0, and x/0 infinity, such as nc1 and cdnv where class
-    means coincide and their rows do not. A zero vector has cosine 0 with any other.
-    Where there is nothing to average the value is NaN: without rows, without a class of two rows
-    for the within-class measures, with fewer than two classes for those between classes. So is
-    it where features or prototypes that count are not finite.
+    Limits of the measures. An effective rank is at least 1 for any spread, however small, so
+    ``erank_intra`` has no value at collapse that training could approach (it is 0 only at exact
+    collapse): ``nc1`` and ``cdnv`` measure the size of the spread. The ranks and the centered
+    variants do not see a component that all prototypes share: the cosines do. ``nc1`` to ``nc4``
+    and ``cdnv`` depend on the lengths of the features as given: for a loss that normalizes, pass
+    unit features. The direction of mu_G, which enters G_M, is that of a vector that vanishes at
+    collapse: as long as a remainder of it is left, ``hdr`` and ``mir`` depend on its direction, and
+    jump from their optimum to an ``hdr`` of about 0.19 (K = 10) or 0.35 (K = 100) for features that
+    form a simplex to 3 digits.
 
-    features: floating [N, D]. labels: integer [N]. prototypes: floating [K, D]. bias: [K], used
-    by nc4. where: bool [N]. num_classes: the K of labels and prototypes.
-    Everything is computed in float32, matrix products in full precision. Features may be sharded
-    over rows. Called outside of jit the numbers of rows per class are known and each class is
+    Rows and classes that count. Rows with `where` False or a label outside 0..K-1 are left out,
+    whatever they hold. A class without rows is left out of everything, including its prototype; a
+    class with a single row is left out of ``erank_intra``, ``instance_alignment``, ``nc1`` and
+    ``cdnv``. Differences explained by rounding alone (1.9e-6 of the size of the compared values)
+    count as zero.
+
+    Degenerate cases. Where a denominator vanishes, 0/0 is 0 and x/0 is infinity, e.g. ``nc1`` and
+    ``cdnv`` where class means coincide and their rows do not. A zero vector has cosine 0 with any
+    other. Where there is nothing to average the value is NaN: without rows; without a class of two
+    rows, for the within-class measures; with fewer than two classes, for the between-class
+    measures. If features or prototypes that count are not finite, all values are NaN.
+
+    Cost. Everything is computed in float32, with matrix products in full precision. Features may be
+    sharded over rows. Called outside jit, the numbers of rows per class are known and each class is
     decomposed at its own size; under jit with traced labels any class might hold all rows, which
-    costs the more the more classes there are: N D² + K D³ for N >= D. (On CPU, set
-    OPENBLAS_NUM_THREADS=1 for that; the call outside of jit sees to it itself.)
+    costs more the more classes there are: N D² + K D³ for N >= D. (On CPU, set
+    ``OPENBLAS_NUM_THREADS=1`` for that; a call outside jit takes care of it itself.)
 
-    Raises ValueError for wrong shapes or types, and for a bias without prototypes.
-    Sources: paper section 4 and appendix; Papyan, Han and Donoho 2020 (nc1-nc4); Galanti, György
-    and Hutter 2021 (cdnv); Song et al. 2024 (MIR, HDR); Roy and Vetterli 2007 (erank).
+    Args:
+        features: floating [N, D].
+        labels: integer [N].
+        prototypes: floating [K, D], or None.
+        num_classes: Number of classes of `labels` and `prototypes`.
+        bias: floating [K], used by ``nc4``; requires `prototypes`.
+        where: bool [N], the rows that count; None: all.
+
+    Returns:
+        A float32 scalar per key.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `bias` is given without
+            `prototypes`.
+
+    Source:
+        Paper, section 4 and appendix; Papyan, Han and Donoho 2020 (nc1 to nc4); Galanti, György
+        and Hutter 2021 (cdnv); Song et al. 2024 (MIR, HDR); Roy and Vetterli 2007 (effective rank).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import geometry
+        >>> labels = jnp.array([0, 0, 1, 1, 2, 2])
+        >>> measures = geometry.neural_collapse(jnp.eye(3)[labels], labels, num_classes=3)
+        >>> {key: round(float(measures[key]), 3) for key in ("nc1", "erank_inter", "cdnv")}
+        {'nc1': 0.0, 'erank_inter': 2.0, 'cdnv': 0.0}
     """
     _check(features, labels, prototypes, num_classes, bias, where)
     rows, dim = jnp.shape(features)
@@ -119,18 +155,30 @@ def neural_collapse(features, labels, prototypes=None, *, num_classes, bias=None
     return {key: measures[key] for key in optimum(num_classes) if key in measures}
 
 
-def optimum(num_classes, dim=None):
-    """Value of each measure of `neural_collapse` at collapse; None where there is none to reach.
+def optimum(num_classes: int, dim: int | None = None) -> dict[str, float | None]:
+    """Return the value of each measure of `neural_collapse` at collapse.
 
-    num_classes: K. dim: D, of the features; None for D >= K-1. Below that K points form no
-    simplex, and only what follows from collapse and alignment alone has a known value.
-    Returns a dict of floats and None. Raises ValueError for K < 1.
+    Args:
+        num_classes: Number of classes, K.
+        dim: Number of dimensions of the features, D; None for any D >= K-1. For smaller D, K points
+            form no simplex, and only the measures of collapse and alignment have known values.
+
+    Returns:
+        A float per key, or None where there is no attainable or no known value.
+
+    Raises:
+        ValueError: `num_classes` is not a positive integer.
+
+    Example:
+        >>> from hsproto import geometry
+        >>> geometry.optimum(11)["cosine_means_mean"]
+        -0.1
     """
     numerics.check_classes(num_classes)
     simplex = num_classes >= 2 and (dim is None or dim >= num_classes - 1)
     num_classes = int(num_classes)
     spanned = num_classes - 1.0 if simplex else None
-    cosine = -1 / spanned if simplex else None
+    cosine = -1 / spanned if spanned else None
     best = spectra.mir_at_collapse(num_classes) if simplex else None
     zero = 0.0 if simplex else None
     apart = 0.0 if num_classes >= 2 else None
@@ -160,10 +208,17 @@ def optimum(num_classes, dim=None):
     }
 
 
-def _check(features, labels, prototypes, num_classes, bias, where):
+def _check(
+    features: ArrayLike,
+    labels: ArrayLike,
+    prototypes: ArrayLike | None,
+    num_classes: int,
+    bias: ArrayLike | None,
+    where: ArrayLike | None,
+) -> None:
     numerics.check_features("features", features)
     if jnp.shape(features)[1] == 0:
-        raise ValueError(f"features must have dimensions; got shape {jnp.shape(features)}")
+        raise ValueError(f"features must have at least one column; got shape {jnp.shape(features)}")
     numerics.check_classes(num_classes)
     numerics.check_rows(features, labels, where)
     if prototypes is not None:
@@ -179,16 +234,16 @@ def _check(features, labels, prototypes, num_classes, bias, where):
         raise ValueError(f"bias must have shape ({num_classes},); got shape {jnp.shape(bias)}")
 
 
-def _class_sharding(features):
-    """How classes are laid out where features are sharded over rows: over the same devices."""
-    sharding = None if isinstance(features, jax.core.Tracer) else getattr(features, "sharding", 0)
+def _class_sharding(features: jax.Array) -> NamedSharding | None:
+    """Layout of classes for features sharded over rows: over the same devices."""
+    sharding = None if isinstance(features, Tracer) else getattr(features, "sharding", 0)
     if not isinstance(sharding, NamedSharding) or sharding.is_fully_replicated:
         return None
     return NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names))
 
 
-def _traced(*arrays):
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
+def _traced(*arrays: object) -> bool:
+    return any(isinstance(array, Tracer) for array in arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
@@ -198,20 +253,22 @@ def _count(labels, where, num_classes, sharding):
         keep.astype(jnp.int32), jnp.where(keep, labels, num_classes), num_classes
     )
     if sharding is not None:
-        # Every process of a run plans by these numbers and so needs them all.
+        # Every process of a run plans with these numbers and so needs all of them.
         everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         counts = lax.with_sharding_constraint(counts, everywhere)
     return counts
 
 
 @contextlib.contextmanager
-def _blas_on_one_thread():
-    """On CPU, BLAS splits even a decomposition of 500 rows over all cores. That gains nothing, and
-    since its threads wait for each other in a loop, it costs up to 20 times the time wherever
-    another program, or XLA itself, has a thread on one of these cores. Without threadpoolctl, which
-    a light install does not bring, the values are the same and only that time is lost."""
-    limited = importlib.util.find_spec("threadpoolctl")
-    if jax.default_backend() != "cpu" or limited is None:
+def _blas_on_one_thread() -> Iterator[None]:
+    """Limit BLAS on CPU to one thread.
+
+    BLAS splits even a decomposition of 500 rows over all cores. That gains nothing, and since its
+    threads wait for each other in a loop, it takes up to 20 times as long wherever another program,
+    or XLA itself, runs a thread on one of these cores. threadpoolctl sets the limit; a light install
+    lacks it, and then only that time is lost.
+    """
+    if jax.default_backend() != "cpu" or importlib.util.find_spec("threadpoolctl") is None:
         yield
         return
     import threadpoolctl
@@ -221,7 +278,7 @@ def _blas_on_one_thread():
 
 
 def _measure(features, labels, where, prototypes, bias, groups, widths, sharding, num_classes):
-    # Compiled in parts: the one between classes serves data sets of any number of rows.
+    # Compiled in parts: the part between classes is reused for any number of rows.
     empty = class_stats.init(num_classes, jnp.shape(features)[1])
     to_size = Partial(_to_size, _exponent(features, labels, where, num_classes))
     unit_stats = class_stats.update(empty, features, labels, where, numerics.l2_normalize)
@@ -261,15 +318,14 @@ def _exponent(features, labels, where, num_classes):
 
 
 def _to_size(exponent, rows):
-    """`rows` over a power of two: the ratios are free of scale, the squares in them not free of
-    overflow."""
+    """`rows` over a power of two: their ratios are free of scale, their squares may overflow."""
     return jnp.ldexp(rows, -exponent)
 
 
 @jax.jit
 def _of_classes(unit_stats, stats, prototypes):
-    """What counts, means and variances of classes determine, and prototypes; and the centred
-    means, their centre and `spectra.whitening`, which the rows are held against."""
+    """Measures determined by the statistics of classes and the prototypes; and the centred means,
+    their centre and `spectra.whitening`, which `_of_rows` compares the rows with."""
     counted = stats.counts > 0
     centred, centre = class_stats.centred(stats.means, counted)
     directions = None
@@ -285,7 +341,7 @@ def _of_classes(unit_stats, stats, prototypes):
 
 
 def _of_directions(stats):
-    """What the means and variances of unit features determine."""
+    """Measures determined by the means and variances of unit features."""
     counted, paired = stats.counts > 0, stats.counts >= 2
     size = stats.counts.astype(jnp.float32)
     # Over the ordered pairs of a class, |u_i - u_j|² adds up to 2 n_c times its scatter.
@@ -300,7 +356,7 @@ def _of_directions(stats):
 
 
 def _of_means(stats, centred):
-    """What the means and variances of the features as given determine."""
+    """Measures determined by the means and variances of the features as given."""
     counted, paired = stats.counts > 0, stats.counts >= 2
     lengths = jnp.linalg.norm(centred, axis=1)
     mean_length = _mean(lengths, counted)
@@ -316,7 +372,7 @@ def _of_means(stats, centred):
 
 
 def _normalised_variances(stats):
-    """(v_a + v_b) / (2 |m_a - m_b|²) of each pair of classes, [K, K]."""
+    """``(v_a + v_b) / (2 |m_a - m_b|²)`` of each pair of classes, [K, K]."""
     variances = class_stats.spread(stats) / jnp.maximum(stats.counts.astype(jnp.float32), 1)
     sizes = jnp.sum(stats.means**2, axis=1)
 
@@ -331,9 +387,9 @@ def _normalised_variances(stats):
 
 
 def _of_prototypes(prototypes, directions, stats, centred_means):
-    """What prototypes and class means determine, spectra apart; `stats` of unit features."""
+    """Measures determined by prototypes and class means but spectra; `stats` of unit features."""
     counts, counted = stats.counts.astype(jnp.float32), stats.counts > 0
-    # |u_i - w|² summed over a class is its scatter and n_c |mu_c - w|²: no second look at rows.
+    # |u_i - w|² summed over a class is its scatter plus n_c |mu_c - w|²: no second pass over rows.
     offsets = jnp.sum((stats.means - directions) ** 2, axis=1)
     squares = jnp.sum(class_stats.spread(stats) + counts * offsets)
     from_mean = jnp.sum((class_stats.directions(stats.means) - directions) ** 2, axis=1)
@@ -349,7 +405,7 @@ def _of_prototypes(prototypes, directions, stats, centred_means):
 
 
 def _of_spectra(means, directions, counted):
-    """Ranks between classes of the means of unit features; with prototypes, what they share."""
+    """Ranks between classes of the means of unit features; with prototypes, MIR and HDR."""
     number = _number(counted)
     if directions is None:
         squares = spectra.singular_values(class_stats.centred(means, counted)[0]) ** 2
@@ -387,7 +443,7 @@ def _of_spectra(means, directions, counted):
 
 @jax.jit
 def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias):
-    """nc1, and nc4 where there are prototypes: what needs the rows once the means are known."""
+    """nc1, and nc4 if there are prototypes: what needs the rows once the means are known."""
     counted, paired = stats.counts > 0, stats.counts >= 2
     keep = numerics.row_mask(labels, counted.shape[0], where)
     centred, centre, whiten = between
@@ -419,7 +475,7 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
     inside, disagree = lax.fori_loop(0, blocks.count, add, none)
     counts = stats.counts.astype(jnp.float32)
     inside /= jnp.maximum(jnp.sum(jnp.where(paired, counts, 0.0)), 1)
-    # S_B = 0 inverts to 0, but spread around means that coincide is no collapse.
+    # S_B = 0 inverts to 0, but spread around means that coincide is not collapse.
     inside = jnp.where(jnp.any(centred != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
@@ -450,7 +506,7 @@ def _mean(values, some):
 
 
 def _number(some):
-    """How many are True along the last axis, as float32."""
+    """Number of True entries along the last axis, as float32."""
     return jnp.sum(some, axis=-1, dtype=jnp.float32)
 
 

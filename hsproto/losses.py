@@ -1,67 +1,140 @@
-"""The losses: prototype contrast on the unit hypersphere, one pure function each.
+"""Supervised losses of class prototypes on the unit hypersphere, one pure function each.
 
-Shapes: B rows in this call, K classes, D dimensions. u_i is the direction of feature i, w_c that
-of prototype c, y_i the label, S_ic = u_i·w_c their cosine, t the temperature. Whatever the input
-dtype, everything is float32, at full matmul precision and in log space.
+Notation: B is the number of rows in this call, K the number of classes, D the number of
+dimensions; u_i is the direction of feature i, w_c the direction of prototype c, y_i the label of
+row i, S_ic the cosine of u_i and w_c, t the temperature. Whatever the input dtype, everything is
+computed in float32, at full matmul precision and in log space.
 
-Every function returns `PerAnchor(values, valid)`; the training loss is `.mean()`. What they share:
+Every function returns a `PerAnchor`: one value per anchor and a validity mask. The training loss is
+its `mean()`. All functions share these rules:
 
-where      bool [B]: the rows that count, as anchors and as negatives. A row whose label is not one
-           of 0..K-1 counts as masked; it is never taken for another class. Masked rows may hold
-           anything, NaN included.
-axis_name  the mapped axis (or axes) over which the batch is split, inside `jax.shard_map` or
-           `jax.pmap`. Values are those of the whole batch on one device. Gradients too, under
-           `jax.grad` around the map, or inside it with `check_vma=True`; with `pmap` or
-           `check_vma=False` average the gradients of shared parameters with `lax.pmean`, as usual.
-           On global arrays under plain `jax.jit` leave it out: sharded or not, the batch is whole.
-           (On meshes with Auto axes. `jax.make_mesh` makes Explicit ones unless told otherwise;
-           there JAX raises ShardingTypeError where it is not sure what a gather should give.)
+`where`
+    bool [B], the rows that count, both as anchors and as negatives. A row whose label is outside
+    0..K-1 counts as masked; it is never assigned to another class. Masked rows may hold anything,
+    including NaN.
 
-Errors, at trace time: ValueError for wrong ranks, shapes or dtypes and for a temperature that is a
-number and not positive. A traced temperature is allowed and has a gradient.
+`axis_name`
+    The mapped axis (or axes) over which the batch is split, inside `jax.shard_map` or `jax.pmap`.
+    Values are those of the whole batch on one device. So are gradients, under `jax.grad` around
+    the map, or inside it with ``check_vma=True``; with `pmap` or ``check_vma=False``, average the
+    gradients of shared parameters with `jax.lax.pmean`, as usual. Omit it for global arrays under
+    plain `jax.jit`: sharded or not, the batch is whole there. (This holds on meshes with Auto
+    axes. `jax.make_mesh` creates Explicit axes unless told otherwise; on those, JAX raises
+    ``ShardingTypeError`` where it cannot infer the sharding of a gather.)
+
+Errors are raised at trace time: ValueError for wrong ranks, shapes or dtypes, and for a temperature
+that is a number and not positive. A traced temperature is allowed and has a gradient.
 
 Equation numbers are those of "Neural Collapse by Design: Learning Class Prototypes on the
 Hypersphere" (arXiv 2605.20302).
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from hsproto.core import numerics
 from hsproto.core.numerics import l2_normalize, matmul, row_mask
 
+__all__ = [
+    "PerAnchor",
+    "cross_entropy",
+    "decoupled_normface",
+    "dot_regression",
+    "normface",
+    "ntce",
+    "nonl",
+    "prototype_softmax",
+    "scl",
+]
+
+# The name of a mapped axis, or a tuple of such names.
+AxisName: TypeAlias = Hashable
+
+# Features and labels of further instances.
+Queue: TypeAlias = tuple[ArrayLike, ArrayLike]
+
 
 class PerAnchor(NamedTuple):
-    """Loss of each anchor: `values` float32 [B], 0 where not `valid` (bool [B])."""
+    """Loss of each anchor.
+
+    Attributes:
+        values: float32 [B], 0 where not `valid`.
+        valid: bool [B], the anchors for which the loss is defined.
+    """
 
     values: jax.Array
     valid: jax.Array
 
-    def mean(self, axis_name=None):
-        """Mean over the valid anchors, of all devices when `axis_name` is given; 0 without any."""
+    def mean(self, axis_name: AxisName | None = None) -> jax.Array:
+        """Return the mean over valid anchors.
+
+        Args:
+            axis_name: Mapped axis (or axes) of the batch; the mean is then over the anchors of all
+                devices. None: over the anchors of this call.
+
+        Returns:
+            float32 scalar; 0 if no anchor is valid.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> from hsproto import losses
+            >>> loss = losses.PerAnchor(jnp.array([1.0, 3.0, 0.0]), jnp.array([True, True, False]))
+            >>> float(loss.mean())
+            2.0
+        """
         total, count = jnp.sum(self.values), jnp.sum(self.valid, dtype=jnp.float32)
         if axis_name is not None:
             total, count = lax.psum((total, count), axis_name)
         return total / jnp.maximum(count, 1.0)
 
 
-def cross_entropy(features, prototypes, labels, *, bias=None, where=None):
-    """Cross entropy of a linear classifier; lengths and bias are free (eq. 1).
+def cross_entropy(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    bias: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+) -> PerAnchor:
+    """Cross entropy of a linear classifier with free lengths and bias.
 
-    loss_i = -(z_i·w_y + b_y) + log Σ_c exp(z_i·w_c + b_c)
+    The loss of anchor i is::
+
+        loss_i = -(z_i·w_y + b_y) + log Σ_c exp(z_i·w_c + b_c)
+
+    with features z_i and prototypes w_c as given. It has no finite minimizer: growing lengths
+    always lower it.
 
     Args:
-      features: float [B, D], as they are.
-      prototypes: float [K, D], the classifier's rows, as they are.
-      labels: int [B], in 0..K-1.
-      bias: float [K] or None.
-      where: bool [B] or None.
+        features: floating [B, D], used as given.
+        prototypes: floating [K, D], the rows of the classifier, used as given.
+        labels: integer [B], in 0..K-1.
+        bias: floating [K], or None for no bias.
+        where: bool [B], the rows that count; None: all.
 
     Returns:
-      PerAnchor; valid are the rows that count. Has no finite minimiser: growing lengths lower it.
+        One value per anchor and a validity mask; every row that counts is valid.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
+
+    Source:
+        Equation 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.cross_entropy(features, prototypes, labels)
+        >>> round(float(loss.mean()), 4)
+        0.5514
     """
     labels, num_classes = _check(features, prototypes, labels, where)
     mask = row_mask(labels, num_classes, where)
@@ -72,115 +145,275 @@ def cross_entropy(features, prototypes, labels, *, bias=None, where=None):
     return _per_anchor(_logsumexp(logits, axis=1)[0] - _pick(logits, own), mask)
 
 
-def normface(features, prototypes, labels, *, temperature, where=None, bias=None):
-    """NormFace, or normalised softmax: the anchor is the instance, negatives are K prototypes (3).
+def normface(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+) -> PerAnchor:
+    """NormFace, or normalized softmax: the anchor is the instance, the negatives are K prototypes.
 
-    loss_i = -(S_iy/t + b_y) + log Σ_c exp(S_ic/t + b_c)
+    The loss of anchor i is::
+
+        loss_i = -(S_iy/t + b_y) + log Σ_c exp(S_ic/t + b_c)
+
+    At a simplex equiangular tight frame (ETF) with u_i = w_y and without a bias it equals
+    log(1 + (K-1) exp(-a)), where a = K/((K-1)t).
 
     Args:
-      features: float [B, D], of any length; normalised here.
-      prototypes: float [K, D], of any length; normalised here.
-      labels: int [B], in 0..K-1.
-      temperature: positive number or scalar array.
-      where: bool [B] or None.
-      bias: float [K] or None: nothing that is learned, but what logit adjustment adds for long
-        tails, the log of the classes' frequencies (Menon et al. 2021).
+        features: floating [B, D], of any length; normalized here.
+        prototypes: floating [K, D], of any length; normalized here.
+        labels: integer [B], in 0..K-1.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
+        bias: floating [K], or None. This is not a learned parameter but the term that logit
+            adjustment adds for long-tailed data: the log of the class frequencies (Menon et al.
+            2021).
 
     Returns:
-      PerAnchor; valid are the rows that count. At a simplex equiangular tight frame (ETF) with
-      u_i = w_y, without bias: log(1 + (K-1) exp(-a)), a = K/((K-1)t). Wang et al. 2017.
+        One value per anchor and a validity mask; every row that counts is valid.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `temperature` is not positive.
+
+    Source:
+        Equation 3; Wang et al. 2017.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.normface(features, prototypes, labels, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        0.2395
     """
     logits, own, mask = _prototype_logits(features, prototypes, labels, temperature, where)
     logits = _with_bias(logits, bias)
     return _per_anchor(_logsumexp(logits, axis=1)[0] - _pick(logits, own), mask)
 
 
-def decoupled_normface(features, prototypes, labels, *, temperature, where=None):
-    """NormFace with the anchor's own class taken out of the denominator.
+def decoupled_normface(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+) -> PerAnchor:
+    """NormFace without the anchor's own class in the denominator.
 
-    loss_i = -S_iy/t + log Σ_{c≠y} exp(S_ic/t)
+    The loss of anchor i is::
 
-    The fourth cell of {K prototypes, M instances} × {coupled, decoupled}, beside `normface`,
-    `ntce` and `nonl`. Arguments as `normface`.
+        loss_i = -S_iy/t + log Σ_{c≠y} exp(S_ic/t)
 
-    Returns:
-      PerAnchor; nothing is valid when K = 1. At a simplex ETF with u_i = w_y: log(K-1) - a.
-    """
-    logits, own, mask = _prototype_logits(features, prototypes, labels, temperature, where)
-    lse, found = _logsumexp(logits, ~own, axis=1)
-    return _per_anchor(lse - _pick(logits, own), mask & found)
-
-
-def ntce(features, prototypes, labels, *, temperature, where=None, axis_name=None, queue=None):
-    """NTCE: the anchor is the prototype, its negatives are all M instances of the batch (eq. 4).
-
-    loss_i = -S_iy/t + log Σ_j exp(S_{j,y_i}/t)      j over the whole batch, i included
-
-    The denominator depends on the class alone, so this is one log-sum-exp per class over the batch,
-    an M×K matrix instead of the M×M of the formula (the smaller of the two is taken). Devices
-    exchange K maxima and K sums, never features.
+    This is the fourth combination of {K prototypes, M instances} and {coupled, decoupled}, next to
+    `normface`, `ntce` and `nonl`. At a simplex ETF with u_i = w_y it equals log(K-1) - a, where
+    a = K/((K-1)t); it may be negative.
 
     Args:
-      features: float [B, D], of any length; normalised here.
-      prototypes: float [K, D], of any length; normalised here.
-      labels: int [B], in 0..K-1.
-      temperature: positive number or scalar array.
-      where: bool [B] or None.
-      axis_name: mapped axis of the batch, or None (see the module's head).
-      queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
-        those of the batch but no anchors; negative labels count as masked. With `axis_name` each
-        device passes its own.
+        features: floating [B, D], of any length; normalized here.
+        prototypes: floating [K, D], of any length; normalized here.
+        labels: integer [B], in 0..K-1.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
 
     Returns:
-      PerAnchor; valid are the rows that count. A class absent from the batch gives its prototype no
-      gradient. At a simplex ETF with n rows a class: log n + log(1 + (K-1) exp(-a)).
+        One value per anchor and a validity mask; every row that counts is valid if K > 1, none
+        otherwise.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `temperature` is not positive.
+
+    Source:
+        Not in the paper; it completes equations 3 to 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.decoupled_normface(features, prototypes, labels, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        -1.3069
+    """
+    logits, own, mask = _prototype_logits(features, prototypes, labels, temperature, where)
+    lse, any_included = _logsumexp(logits, ~own, axis=1)
+    return _per_anchor(lse - _pick(logits, own), mask & any_included)
+
+
+def ntce(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    queue: Queue | None = None,
+) -> PerAnchor:
+    """NTCE: the anchor is the prototype, its negatives are all M instances of the batch.
+
+    The loss of anchor i, with j over the whole batch, i included, is::
+
+        loss_i = -S_iy/t + log Σ_j exp(S_{j,y_i}/t)
+
+    The denominator depends only on the class, so one log-sum-exp per class over the batch suffices:
+    an M×K matrix instead of the M×M of the formula (whichever is smaller is used). Devices exchange
+    K maxima and K sums, never features. A class absent from the batch gives its prototype no
+    gradient.
+
+    At a simplex ETF with n rows per class and u_i = w_y the loss equals
+    log n + log(1 + (K-1) exp(-a)), where a = K/((K-1)t).
+
+    Args:
+        features: floating [B, D], of any length; normalized here.
+        prototypes: floating [K, D], of any length; normalized here.
+        labels: integer [B], in 0..K-1.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
+        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module).
+        queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
+            those of the batch but not anchors; negative labels count as masked. With `axis_name`
+            each device passes its own.
+
+    Returns:
+        One value per anchor and a validity mask; every row that counts is valid.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `temperature` is not positive.
+
+    Source:
+        Equation 4.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.ntce(features, prototypes, labels, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        0.5804
     """
     return _prototype_anchored(
         features, prototypes, labels, temperature, where, axis_name, queue, decoupled=False
     )
 
 
-def nonl(features, prototypes, labels, *, temperature, where=None, axis_name=None, queue=None):
-    """NONL: NTCE whose negatives are the instances of the other classes alone (eq. 5).
+def nonl(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    queue: Queue | None = None,
+) -> PerAnchor:
+    """NONL: NTCE with only the instances of other classes as negatives.
 
-    loss_i = -S_iy/t + log Σ_{j: y_j≠y_i} exp(S_{j,y_i}/t)      j over the whole batch
+    The loss of anchor i, with j over the whole batch, is::
 
-    Arguments and cost as `ntce`.
+        loss_i = -S_iy/t + log Σ_{j: y_j≠y_i} exp(S_{j,y_i}/t)
+
+    It costs as much as `ntce` and is computed the same way. At a simplex ETF with n rows per class
+    and u_i = w_y it equals log(n(K-1)) - a, where a = K/((K-1)t); it may be negative.
+
+    Args:
+        features: floating [B, D], of any length; normalized here.
+        prototypes: floating [K, D], of any length; normalized here.
+        labels: integer [B], in 0..K-1.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
+        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module).
+        queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
+            those of the batch but not anchors; negative labels count as masked. With `axis_name`
+            each device passes its own.
 
     Returns:
-      PerAnchor; a row is valid when the batch (of all devices, with the queue) holds a row of
-      another class. At a simplex ETF with n rows a class: log(n(K-1)) - a, a = K/((K-1)t). It may
-      be negative.
+        One value per anchor and a validity mask; a row that counts is valid if the batch (of all
+        devices, including the queue) holds a row of another class.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `temperature` is not positive.
+
+    Source:
+        Equation 5.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.nonl(features, prototypes, labels, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        -1.1041
     """
     return _prototype_anchored(
         features, prototypes, labels, temperature, where, axis_name, queue, decoupled=True
     )
 
 
-def scl(features, labels, *, temperature, where=None, axis_name=None, block_size=None, queue=None):
-    """Supervised contrastive loss, SupCon's L_out (eq. 2).
+def scl(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    block_size: int | None = None,
+    queue: Queue | None = None,
+) -> PerAnchor:
+    """Supervised contrastive loss, L_out of SupCon.
 
-    loss_i = -mean_{l≠i: y_l=y_i} a_i·a_l/t + log Σ_{j≠i} exp(a_i·a_j/t)
+    With a_i the direction of feature i, the loss of anchor i is::
 
-    a_i are the directions of the features, usually projection-head outputs. For two views pass
-    both, concatenated, with the labels twice.
+        loss_i = -mean_{l≠i: y_l=y_i} a_i·a_l/t + log Σ_{j≠i} exp(a_i·a_j/t)
+
+    The features are usually the outputs of a projection head. For two views, pass both,
+    concatenated, with the labels repeated.
 
     Args:
-      features: float [B, D], of any length; normalised here.
-      labels: int [B], any numbers below 2³¹-1; negative labels count as masked.
-      temperature: positive number or scalar array.
-      where: bool [B] or None.
-      axis_name: mapped axis of the batch, or None. Features of all devices are gathered.
-      block_size: anchors handled at a time, with recomputation in the backward pass: memory is
-        O(B·block_size) instead of O(B²). None: all at once.
-      queue: None, or (features [Q, D], labels [Q]) of further keys: positives and negatives like
-        those of the batch but no anchors; negative labels count as masked. With `axis_name` every
-        device passes the whole queue.
+        features: floating [B, D], of any length; normalized here.
+        labels: integer [B], any values below 2³¹-1; negative labels count as masked.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
+        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module). The
+            features of all devices are gathered.
+        block_size: Number of anchors handled at a time, with recomputation in the backward pass:
+            memory is O(B·block_size) instead of O(B²). None: all at once.
+        queue: None, or (features [Q, D], labels [Q]) of further keys, which are positives and
+            negatives like those of the batch but not anchors; negative labels count as masked.
+            With `axis_name` every device passes the whole queue.
 
     Returns:
-      PerAnchor; a row is valid when the batch (of all devices, with the queue) holds another row of
-      its class.
-      Khosla et al. 2020.
+        One value per anchor and a validity mask; a row that counts is valid if the batch (of all
+        devices, including the queue) holds another row of its class.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, `temperature` is not positive, or
+            `block_size` is not a positive integer.
+
+    Source:
+        Equation 2; Khosla et al. 2020.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = jnp.eye(3)[labels]
+        >>> loss = losses.scl(features, labels, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        0.2395
+        >>> loss.valid.tolist()
+        [True, False, False, True]
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
@@ -188,7 +421,7 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
     if block_size is not None and (not numerics.is_integer(block_size) or block_size < 1):
         raise ValueError(f"block_size must be None or a positive integer; got {block_size!r}")
     labels = numerics.class_ids(labels)
-    mask = labels >= 0 if where is None else where & (labels >= 0)
+    mask = labels >= 0 if where is None else jnp.asarray(where) & (labels >= 0)
     anchors = l2_normalize(features, mask)
     rows = jnp.arange(anchors.shape[0])
     if axis_name is None:
@@ -215,7 +448,9 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
     own = ids[rows]
     positives = counts[own] - 1.0
 
-    def values(block_rows, block_own, block_positives):
+    def values(
+        block_rows: jax.Array, block_own: jax.Array, block_positives: jax.Array
+    ) -> jax.Array:
         block = keys[block_rows]
         others = key_mask[None, :] & (block_rows[:, None] != jnp.arange(num_keys)[None, :])
         lse = _logsumexp(matmul(block, keys.T) / temperature, others, axis=1)[0]
@@ -224,30 +459,58 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
 
     of_anchors = (rows, own, positives)
     if block_size is None or block_size >= anchors.shape[0]:
-        found = values(*of_anchors)
+        losses = values(*of_anchors)
     else:
-        found = _in_blocks(lambda block: values(*block), of_anchors, block_size)
-    return _per_anchor(found, mask & (positives > 0))
+        losses = _in_blocks(lambda block: values(*block), of_anchors, block_size)
+    return _per_anchor(losses, mask & (positives > 0))
 
 
-def prototype_softmax(features, labels, *, num_classes, temperature, where=None, axis_name=None):
-    """SCL rewritten as a softmax over the batch's own class means (eq. 6).
+def prototype_softmax(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    temperature: ArrayLike,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+) -> PerAnchor:
+    """SCL rewritten as a softmax over the class means of the batch.
 
-    loss_i = -a_i·m_y/t + log( Σ_c n_c exp(a_i·m_c/t) - exp(a_i·m_y/t) )
+    With a_i the direction of feature i, m_c the mean of the unit features of class c in the batch
+    (anchor included, not renormalized) and n_c their number, the loss of anchor i is::
 
-    m_c is the mean of the batch's unit features of class c, not renormalised and with the anchor in
-    it, n_c their number. SCL and this loss have the same minimisers (theorem 4.2).
+        loss_i = -a_i·m_y/t + log( Σ_c n_c exp(a_i·m_c/t) - exp(a_i·m_y/t) )
+
+    SCL and this loss have the same minimizers (theorem 4.2).
 
     Args:
-      features: float [B, D], of any length; normalised here.
-      labels: int [B], in 0..num_classes-1.
-      num_classes: K.
-      temperature: positive number or scalar array.
-      where: bool [B] or None.
-      axis_name: mapped axis of the batch, or None. K class sums are exchanged, never features.
+        features: floating [B, D], of any length; normalized here.
+        labels: integer [B], in 0..num_classes-1.
+        num_classes: Number of classes, K.
+        temperature: Positive number or scalar array.
+        where: bool [B], the rows that count; None: all.
+        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module). K
+            class sums are exchanged, never features.
 
     Returns:
-      PerAnchor; a row is valid when the batch (of all devices) holds another row, of any class.
+        One value per anchor and a validity mask; a row that counts is valid if the batch (of all
+        devices) holds another row, of any class.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, `temperature` is not positive, or
+            `num_classes` is not a positive integer.
+
+    Source:
+        Equation 6.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = jnp.eye(3)[labels]
+        >>> loss = losses.prototype_softmax(features, labels, num_classes=3, temperature=0.5)
+        >>> round(float(loss.mean()), 4)
+        -0.3309
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
@@ -267,24 +530,51 @@ def prototype_softmax(features, labels, *, num_classes, temperature, where=None,
     weights = counts[None, :] - own.astype(jnp.float32)
     present = weights > 0
     weighted = logits + jnp.log(jnp.where(present, weights, 1.0))
-    lse, found = _logsumexp(weighted, present, axis=1)
-    return _per_anchor(lse - _pick(logits, own), mask & found)
+    lse, any_included = _logsumexp(weighted, present, axis=1)
+    return _per_anchor(lse - _pick(logits, own), mask & any_included)
 
 
-def dot_regression(features, prototypes, labels, *, where=None):
-    """Dot-regression loss on fixed prototypes, "ETF + DR" (Yang et al. 2022).
+def dot_regression(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    *,
+    where: ArrayLike | None = None,
+) -> PerAnchor:
+    """Dot-regression loss on fixed prototypes, "ETF + DR".
 
-    loss_i = ½ (u_i·m_y - ‖m_y‖)²
+    The loss of anchor i is::
+
+        loss_i = ½ (u_i·m_y - ‖m_y‖)²
+
+    It has no negatives and is 0 where u_i points along m_y.
 
     Args:
-      features: float [B, D], of any length; normalised here.
-      prototypes: float [K, D], fixed at a simplex ETF (`geometry.simplex_etf`) and used as they
-        are. For long tails Yang et al. scale row c by sqrt((M/K_batch)/n_c), batch by batch.
-      labels: int [B], in 0..K-1.
-      where: bool [B] or None.
+        features: floating [B, D], of any length; normalized here.
+        prototypes: floating [K, D], the m_c: fixed at a simplex ETF (`geometry.simplex_etf`) and
+            used as given. For long-tailed data Yang et al. scale row c by sqrt((M/K_batch)/n_c) in
+            each batch.
+        labels: integer [B], in 0..K-1.
+        where: bool [B], the rows that count; None: all.
 
     Returns:
-      PerAnchor; valid are the rows that count. Has no negatives; 0 where u_i points along m_y.
+        One value per anchor and a validity mask; every row that counts is valid.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
+
+    Source:
+        Yang et al. 2022.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import losses
+        >>> prototypes = jnp.eye(3)
+        >>> labels = jnp.array([0, 1, 2, 0])
+        >>> features = prototypes[labels]
+        >>> loss = losses.dot_regression(features, 2 * prototypes[::-1], labels)
+        >>> round(float(loss.mean()), 4)
+        1.5
     """
     labels, num_classes = _check(features, prototypes, labels, where)
     mask = row_mask(labels, num_classes, where)
@@ -296,9 +586,17 @@ def dot_regression(features, prototypes, labels, *, where=None):
 
 
 def _prototype_anchored(
-    features, prototypes, labels, temperature, where, axis_name, queue, *, decoupled
-):
-    """NTCE and NONL (`decoupled`): -S_iy/t plus the anchor's class's log-sum-exp over the batch."""
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike,
+    where: ArrayLike | None,
+    axis_name: AxisName | None,
+    queue: Queue | None,
+    *,
+    decoupled: bool,
+) -> PerAnchor:
+    """NTCE and NONL (`decoupled`): -S_iy/t plus the log-sum-exp of the anchor's class."""
     labels, num_classes = _check(features, prototypes, labels, where)
     temperature = numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
@@ -311,16 +609,16 @@ def _prototype_anchored(
         key_labels = jnp.concatenate([labels, queued_labels])
         key_mask = jnp.concatenate([mask, queued_mask])
 
-    if num_classes <= batch * devices:  # a column a class
+    if num_classes <= batch * devices:  # one column per class
         logits = matmul(keys, prototypes.T) / temperature
         own = _own_class(key_labels, num_classes)
         negatives = key_mask[:, None] & ~own if decoupled else key_mask[:, None]
-        lse, found = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
+        lse, any_included = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
         column = jnp.where(mask, labels, 0)
         own_logit = _pick(logits[:batch], own[:batch])
-        return _per_anchor(lse[column] - own_logit, mask & found[column])
+        return _per_anchor(lse[column] - own_logit, mask & any_included[column])
 
-    # More classes than rows: a column an anchor, holding the prototype of the anchor's class.
+    # More classes than rows: one column per anchor, with the prototype of the anchor's class.
     rows, column_labels = jnp.arange(batch), labels
     if axis_name is not None:
         column_labels = lax.all_gather(labels, axis_name, tiled=True)
@@ -330,13 +628,15 @@ def _prototype_anchored(
     negatives = key_mask[:, None]
     if decoupled:
         negatives = negatives & (key_labels[:, None] != column_labels[None, :])
-    lse, found = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
+    lse, any_included = _logsumexp(logits, negatives, axis=0, axis_name=axis_name)
     own_logit = jnp.take_along_axis(logits[:batch], rows[:, None], axis=1)[:, 0]
-    return _per_anchor(lse[rows] - own_logit, mask & found[rows])
+    return _per_anchor(lse[rows] - own_logit, mask & any_included[rows])
 
 
-def _queued(queue, dims, num_classes=None):
-    """(directions [Q, D], labels [Q], which count [Q]) of a queue, checked."""
+def _queued(
+    queue: Queue, dims: int, num_classes: int | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(directions [Q, D], labels [Q], mask [Q]) of a queue, checked."""
     features, labels = queue
     numerics.check_features("queue features", features, dims=dims)
     numerics.check_rows(features, labels)
@@ -344,8 +644,14 @@ def _queued(queue, dims, num_classes=None):
     return l2_normalize(features, labels >= 0), labels, labels >= 0
 
 
-def _prototype_logits(features, prototypes, labels, temperature, where):
-    """S/t [B, K], which column is the own class [B, K], which rows count [B]."""
+def _prototype_logits(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    temperature: ArrayLike,
+    where: ArrayLike | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(S/t [B, K], mask of the own class [B, K], mask of the rows that count [B])."""
     labels, num_classes = _check(features, prototypes, labels, where)
     temperature = numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
@@ -353,7 +659,7 @@ def _prototype_logits(features, prototypes, labels, temperature, where):
     return logits, _own_class(labels, num_classes), mask
 
 
-def _with_bias(logits, bias):
+def _with_bias(logits: jax.Array, bias: ArrayLike | None) -> jax.Array:
     if bias is None:
         return logits
     if jnp.shape(bias) != (num_classes := logits.shape[1],):
@@ -361,7 +667,10 @@ def _with_bias(logits, bias):
     return logits + jnp.asarray(bias, jnp.float32)[None, :]
 
 
-def _check(features, prototypes, labels, where):
+def _check(
+    features: ArrayLike, prototypes: ArrayLike, labels: ArrayLike, where: ArrayLike | None
+) -> tuple[jax.Array, int]:
+    """(int32 labels, -1 where out of range; number of classes) of checked arguments."""
     numerics.check_features("features", features)
     numerics.check_features("prototypes", prototypes, dims=jnp.shape(features)[1])
     numerics.check_rows(features, labels, where)
@@ -369,17 +678,23 @@ def _check(features, prototypes, labels, where):
     return numerics.class_ids(labels, num_classes), num_classes
 
 
-def _own_class(labels, num_classes):
+def _own_class(labels: jax.Array, num_classes: int) -> jax.Array:
     return labels[:, None] == jnp.arange(num_classes, dtype=jnp.int32)[None, :]
 
 
-def _pick(logits, own):
-    """The own class's logit of each row, [B]. A masked sum, as its gradient is no scatter."""
+def _pick(logits: jax.Array, own: jax.Array) -> jax.Array:
+    """Logit [B] of the own class of each row: a masked sum, whose gradient is not a scatter."""
     return jnp.sum(jnp.where(own, logits, 0.0), axis=1)
 
 
-def _logsumexp(logits, include=None, *, axis, axis_name=None):
-    """Log of the sum over `axis` (and devices) of exp(logits) where `include`, and whether any is.
+def _logsumexp(
+    logits: jax.Array,
+    include: jax.Array | None = None,
+    *,
+    axis: int,
+    axis_name: AxisName | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """(log Σ exp(logits) over `axis` and devices where `include`, whether anything is included).
 
     Masking comes before the exponential: after it, an overflow outside the mask would turn the
     gradient into NaN. The result is 0 where nothing is included.
@@ -389,21 +704,25 @@ def _logsumexp(logits, include=None, *, axis, axis_name=None):
     peak = jnp.max(lax.stop_gradient(logits), axis=axis, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
         peak = lax.pmax(peak, axis_name)
-    found = peak != -jnp.inf  # true of NaN, which must show
-    peak = jnp.where(found, peak, 0.0)
+    any_included = peak != -jnp.inf  # also true of NaN, which must show
+    peak = jnp.where(any_included, peak, 0.0)
     total = jnp.sum(jnp.exp(logits - peak), axis=axis, keepdims=True)
     if axis_name is not None:
         total = lax.psum(total, axis_name)
-    lse = jnp.where(found, jnp.log(jnp.where(found, total, 1.0)) + peak, 0.0)
-    return jnp.squeeze(lse, axis), jnp.squeeze(found, axis)
+    lse = jnp.where(any_included, jnp.log(jnp.where(any_included, total, 1.0)) + peak, 0.0)
+    return jnp.squeeze(lse, axis), jnp.squeeze(any_included, axis)
 
 
-def _in_blocks(function, rows, block_size):
+def _in_blocks(
+    function: Callable[[tuple[jax.Array, ...]], jax.Array],
+    rows: tuple[jax.Array, ...],
+    block_size: int,
+) -> jax.Array:
     """`function` over blocks of rows, one at a time, each recomputed in the backward pass."""
     count = rows[0].shape[0]
     blocks = -(-count // block_size)
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, [(0, blocks * block_size - count)] + [(0, 0)] * (x.ndim - 1))
         return x.reshape(blocks, block_size, *x.shape[1:])
 
@@ -411,5 +730,5 @@ def _in_blocks(function, rows, block_size):
     return out.reshape(-1)[:count]
 
 
-def _per_anchor(values, valid):
+def _per_anchor(values: jax.Array, valid: jax.Array) -> PerAnchor:
     return PerAnchor(jnp.where(valid, values, 0.0), valid)

@@ -1,64 +1,140 @@
 """Fixed prototypes: a classifier whose weights are the directions of exact class means.
 
-One pass over the training set, without augmentation, in place of training a classifier (the FP
-of the paper, section 3). `fit` takes all features at once; the accumulator takes them as they
-come, on as many devices or machines as there are, and gives the same.
+One pass over the training set, without augmentation, replaces the training of a classifier (FP in
+section 3 of the paper). `fit` takes all features at once; the accumulator (`init`, `update`,
+`merge`, `finish`) takes them batch by batch, on any number of devices or machines, and gives the
+same result.
 
-Classes come and go without training, since no prototype depends on another class: a new one is a
-row more, `jnp.concatenate([prototypes, fit(new_features, zeros, num_classes=1)])`, and without its
-row a class is gone.
+Classes can be added and removed without training, since no prototype depends on another class: a
+new class is one more row,
+``jnp.concatenate([prototypes, fit(new_features, zeros, num_classes=1)])``, and deleting its row
+removes a class.
 """
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from hsproto.core import class_stats, numerics
+from hsproto.core.class_stats import ClassStats
+
+__all__ = ["finish", "fit", "init", "logits", "merge", "predict", "update"]
 
 
-def init(num_classes, dim):
-    """An accumulator of no rows: `ClassStats`, a tuple of arrays that jit and pmap carry."""
+def init(num_classes: int, dim: int) -> ClassStats:
+    """Return an accumulator of no rows: `ClassStats`, a tuple of arrays for jit, pmap and the like.
+
+    Args:
+        num_classes: Number of classes, K.
+        dim: Number of dimensions, D.
+
+    Raises:
+        ValueError: `num_classes` is not a positive integer.
+    """
     return class_stats.init(num_classes, dim)
 
 
-def update(accumulator, features, labels, where=None):
-    """The accumulator with a batch of features [B, D] and labels [B] added.
+def update(
+    accumulator: ClassStats,
+    features: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None = None,
+) -> ClassStats:
+    """Return the accumulator with a batch added.
 
-    Rows with `where` [B] False or a label outside 0..K-1 do not count, whatever they hold.
-    Raises ValueError for wrong shapes or types.
+    Args:
+        accumulator: From `init`, `update` or `merge`.
+        features: floating [B, D], of any length; normalized here.
+        labels: integer [B]. A row with a label outside 0..K-1 does not count, whatever it holds.
+        where: bool [B], the rows that count; None: all.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
     """
     return class_stats.update(accumulator, features, labels, where, numerics.l2_normalize)
 
 
-def merge(a, b):
-    """The accumulator of the rows of both, in any order."""
+def merge(a: ClassStats, b: ClassStats) -> ClassStats:
+    """Return the accumulator of the rows of both; the order does not matter."""
     return class_stats.merge(a, b)
 
 
-def finish(accumulator):
-    """Prototypes of what was accumulated, float32 [K, D]: see `fit`."""
-    found = class_stats.directions(accumulator.means)
-    return jnp.where(jnp.all(jnp.isfinite(found), axis=1, keepdims=True), found, 0.0)
+def finish(accumulator: ClassStats) -> jax.Array:
+    """Return the prototypes of the accumulated rows, float32 [K, D]; see `fit`."""
+    directions = class_stats.directions(accumulator.means)
+    return jnp.where(jnp.all(jnp.isfinite(directions), axis=1, keepdims=True), directions, 0.0)
 
 
-def fit(features, labels, *, num_classes, where=None):
-    """Prototypes w_c = mu_c/|mu_c|, mu_c the mean of x_i/|x_i| over the rows of class c.
+def fit(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    where: ArrayLike | None = None,
+) -> jax.Array:
+    """Return the directions of the class means of unit features as prototypes.
 
-    features: floating [N, D] of any length; labels: integer [N]; where: bool [N], rows to use.
-    Returns float32 [K, D] of unit rows. A class without rows, with a row that is not finite, or
-    whose directions cancel, has a zero row, which `logits` and `predict` take as "never".
-    Raises ValueError for wrong shapes or types. Source: paper, section 3 (FP).
+    The prototype of class c is::
+
+        w_c = mu_c/|mu_c|,   mu_c the mean of x_i/|x_i| over the rows with y_i = c
+
+    Args:
+        features: floating [N, D], of any length.
+        labels: integer [N]. A row with a label outside 0..num_classes-1 does not count.
+        num_classes: Number of classes, K.
+        where: bool [N], the rows that count; None: all.
+
+    Returns:
+        float32 [K, D] of unit rows. A class that has no rows, has a row that is not finite, or
+        whose directions cancel gets a zero row, which `logits` and `predict` never choose.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
+
+    Source:
+        Paper, section 3 (FP).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import prototypes
+        >>> features = jnp.array([[3.0, 0.0], [0.0, 1.0], [2.0, 2.0]])
+        >>> fitted = prototypes.fit(features, jnp.array([0, 0, 1]), num_classes=2)
+        >>> fitted.round(3).tolist() == jnp.full((2, 2), 0.5**0.5).round(3).tolist()
+        True
     """
     numerics.check_features("features", features)
     numerics.check_classes(num_classes)
     return finish(update(init(num_classes, jnp.shape(features)[1]), features, labels, where))
 
 
-def logits(features, prototypes, *, temperature=1.0):
-    """Cosines over temperature, x_i · w_c / (|x_i| |w_c| temperature), float32 [B, K].
+def logits(
+    features: ArrayLike, prototypes: ArrayLike, *, temperature: ArrayLike = 1.0
+) -> jax.Array:
+    """Return cosines over temperature.
 
-    -inf for a prototype of length zero or not finite; 0 for a feature of length zero. Neither
-    argument needs to be of unit length. The softmax of these is the NormFace probability of each
-    class.
-    Raises ValueError for wrong shapes or types, or a temperature that is not positive.
+    The logit of row i and class c is::
+
+        x_i · w_c / (|x_i| |w_c| temperature)
+
+    The softmax of the logits gives the NormFace probability of each class.
+
+    Args:
+        features: floating [B, D], of any length.
+        prototypes: floating [K, D], of any length.
+        temperature: Positive number or scalar array.
+
+    Returns:
+        float32 [B, K]; -inf for a prototype that has length zero or is not finite, 0 for a feature
+        of length zero.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype, or `temperature` is not positive.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import prototypes
+        >>> prototypes.logits(jnp.array([[0.0, 2.0]]), jnp.eye(2), temperature=0.5).tolist()
+        [[0.0, 2.0]]
     """
     numerics.check_features("features", features)
     numerics.check_features("prototypes", prototypes, jnp.shape(features)[1])
@@ -70,10 +146,25 @@ def logits(features, prototypes, *, temperature=1.0):
     return jnp.where(usable[None, :], cosines, -jnp.inf)
 
 
-def predict(features, prototypes):
-    """The class of the nearest prototype in angle, int32 [B].
+def predict(features: ArrayLike, prototypes: ArrayLike) -> jax.Array:
+    """Return the class whose prototype is nearest in angle.
 
-    -1 where there is none: all prototypes are zero, or the feature is not finite.
+    Args:
+        features: floating [B, D], of any length.
+        prototypes: floating [K, D], of any length.
+
+    Returns:
+        int32 [B]; -1 where there is no nearest prototype: all prototypes are zero, or the feature
+        is not finite.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import prototypes
+        >>> prototypes.predict(jnp.array([[0.1, 2.0], [1.0, -1.0]]), jnp.eye(2)).tolist()
+        [1, 0]
     """
     scores = logits(features, prototypes)
     nearest = jnp.argmax(scores, axis=1).astype(jnp.int32)

@@ -1,34 +1,39 @@
 """Per-class counts, means and scatter: streaming, mergeable in any order, exact to rounding."""
 
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.tree_util import Partial
+from jax.typing import ArrayLike
 
 from hsproto.core import numerics
 
-# Squared spread, relative to squared size, that rounding alone gives a class of equal rows: what
-# lies below is no spread. 16 units in the last place are far above what the corrected means leave
+# Squared spread, relative to squared size, that rounding alone gives a class of equal rows; less
+# counts as no spread. 16 units in the last place are far above what the corrected means leave
 # (about 1) and far below what training reaches.
 ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
 
 # Elements of a block of rows: 16 MB in float32, large enough to keep a device busy.
 BLOCK_ELEMENTS = 1 << 22
 
-# Rows of a block at most: a float32 sum of n equal numbers drifts by up to n·eps of itself, and
-# what a correction leaves is the square of that.
+# Maximum number of rows of a block: a float32 sum of n equal numbers drifts by up to n·eps of
+# itself, and a correction leaves the square of that.
 BLOCK_ROWS = 4096
 
 
 class ClassStats(NamedTuple):
-    """What is known of each class after any number of rows; zeros where a class has none.
+    """Statistics of each class after any number of rows; zeros for a class without rows.
 
-    counts int32 [K]; means float32 [K, D]; scatter float32 [K], the sum over the class's rows of
-    the squared distance to the class mean.
+    Attributes:
+        counts: int32 [K], the number of rows of each class.
+        means: float32 [K, D], their means.
+        scatter: float32 [K], the sum over the rows of a class of the squared distance to its mean.
     """
 
     counts: jax.Array
@@ -36,8 +41,8 @@ class ClassStats(NamedTuple):
     scatter: jax.Array
 
 
-def init(num_classes, dim):
-    """`ClassStats` of no rows."""
+def init(num_classes: int, dim: int) -> ClassStats:
+    """Return the `ClassStats` of no rows."""
     numerics.check_classes(num_classes)
     return ClassStats(
         jnp.zeros((num_classes,), jnp.int32),
@@ -46,10 +51,16 @@ def init(num_classes, dim):
     )
 
 
-def merge(a, b):
-    """`ClassStats` of the rows of `a` and `b` together (Chan, Golub and LeVeque 1983).
+def merge(a: ClassStats, b: ClassStats) -> ClassStats:
+    """Return the `ClassStats` of the rows of `a` and `b` together.
 
-    mean = mean_a + (mean_b - mean_a) n_b/n,  scatter = s_a + s_b + |mean_b - mean_a|² n_a n_b/n.
+    Per class::
+
+        mean    = mean_a + (mean_b - mean_a) n_b/n
+        scatter = s_a + s_b + |mean_b - mean_a|² n_a n_b/n
+
+    Source:
+        Chan, Golub and LeVeque 1983.
     """
     counts = a.counts + b.counts
     share = _floats(b.counts) / jnp.maximum(_floats(counts), 1)
@@ -58,13 +69,32 @@ def merge(a, b):
     return ClassStats(counts, a.means + step * share[:, None], a.scatter + b.scatter + between)
 
 
-def update(stats, features, labels, where=None, transform=None):
-    """`stats` with the rows of `features` [B, D] added, in float32.
+def update(
+    stats: ClassStats,
+    features: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None = None,
+    transform: Callable[[jax.Array], jax.Array] | None = None,
+) -> ClassStats:
+    """Return `stats` with the rows of `features` added, in float32.
 
-    `transform`, a module's function or a `jax.tree_util.Partial`, maps a block of rows [b, D] to
-    the rows that are counted, e.g. `numerics.l2_normalize`. Rows outside `numerics.row_mask` are
-    zeroed before it sees them. Rows are taken in blocks, so that nothing of the size of
-    `features` is made beside it.
+    Rows are processed in blocks, so that no second array of the size of `features` is created.
+
+    Args:
+        stats: The statistics so far.
+        features: floating [B, D].
+        labels: integer [B].
+        where: bool [B], the rows that count; None: all. Rows with a label outside 0..K-1 do not
+            count either.
+        transform: Maps a block of rows [b, D] to the rows that are counted, e.g. `numerics.l2_normalize`: a
+            function defined in a module, or a `jax.tree_util.Partial`. Rows that do not count are
+            zeroed before it sees them. None: the rows as given.
+
+    Returns:
+        The statistics of all rows.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
     """
     numerics.check_features("features", features, stats.means.shape[1])
     numerics.check_rows(features, labels, where)
@@ -74,11 +104,11 @@ def update(stats, features, labels, where=None, transform=None):
     return _update(stats, features, labels, where, transform)
 
 
-def _as_given(rows):
+def _as_given(rows: jax.Array) -> jax.Array:
     return rows
 
 
-def _floats(counts):
+def _floats(counts: jax.Array) -> jax.Array:
     return counts.astype(jnp.float32)
 
 
@@ -87,14 +117,14 @@ def _floats(counts):
 def _update(stats, features, labels, where, transform):
     num_classes, dim = stats.means.shape
     keep = numerics.row_mask(labels, num_classes, where)
-    # A block costs a few passes over [K, D], which its own rows should outweigh.
+    # A block costs a few passes over [K, D], so it must hold enough rows to outweigh them.
     blocks = row_blocks(labels.shape[0], dim, at_least=2 * num_classes)
 
     def add(i, stats):
         rows, label, kept = (blocks.take(x, i) for x in (features, labels, keep))
         return merge(stats, _of_block(rows, label, kept & blocks.fresh(i), num_classes, transform))
 
-    # Inside shard_map what a loop carries must vary over devices from the start.
+    # Inside shard_map the carry of a loop must vary over devices from the start.
     nothing = jnp.sum(features[:0], dtype=jnp.float32) + jnp.sum(keep[:0], dtype=jnp.float32)
     stats = jax.tree.map(lambda x: x + nothing.astype(x.dtype), stats)
     return lax.fori_loop(0, blocks.count, add, stats)
@@ -112,26 +142,26 @@ def _of_block(rows, labels, keep, num_classes, transform):
 
     means = total(rows) / size
     rows = residuals(rows, means)
-    # A float32 sum over thousands of rows drifts; the mean of what is left puts it right.
+    # A float32 sum over thousands of rows drifts; the mean of the residuals corrects it.
     correction = total(rows) / size
     rows = residuals(rows, correction)
     return ClassStats(counts, means + correction, total(jnp.sum(rows * rows, axis=1)))
 
 
-def spread(stats):
-    """`stats.scatter` with 0 for classes whose rows differ by rounding alone."""
+def spread(stats: ClassStats) -> jax.Array:
+    """Return `stats.scatter` with 0 for classes whose rows differ only by rounding."""
     size = _floats(stats.counts) * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
     return jnp.where(stats.scatter <= ROUNDING * size, 0.0, stats.scatter)
 
 
-def directions(means):
-    """Directions of means [K, D] of unit rows; zero for a mean that is zero or rounding noise."""
+def directions(means: jax.Array) -> jax.Array:
+    """Return the directions of means [K, D] of unit rows; 0 for a mean of rounding noise or 0."""
     noise = jnp.sum(means * means, axis=-1, keepdims=True) <= ROUNDING
     return jnp.where(noise, 0.0, numerics.l2_normalize(means))
 
 
-def centred(rows, counted):
-    """Counted rows less their mean, and that mean; zero where rounding alone parts the two."""
+def centred(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return counted rows minus their mean (0 where they differ only by rounding), and the mean."""
     number = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
     mean = jnp.sum(masked(rows, counted), axis=0) / number
     mean += jnp.sum(masked(rows - mean[None, :], counted), axis=0) / number
@@ -141,59 +171,84 @@ def centred(rows, counted):
     return jnp.where(noise, 0.0, rest), mean
 
 
-def class_means(features, labels, *, num_classes, where=None):
-    """Mean and number of the rows of each class, of the features as given.
+def class_means(
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    num_classes: int,
+    where: ArrayLike | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the mean and the number of the rows of each class, of the features as given.
 
-    mean_c = 1/n_c sum of x_i over rows with y_i = c.
-    features [N, D], labels [N] integer, where [N] bool. Rows with `where` False or a label
-    outside 0..K-1 do not count.
-    Returns (means float32 [K, D], counts int32 [K]); a class without rows has a zero mean.
-    Raises ValueError for wrong shapes or types.
+    The mean of class c is::
+
+        mean_c = 1/n_c Σ_{i: y_i=c} x_i
+
+    Args:
+        features: floating [N, D].
+        labels: integer [N]. A row with a label outside 0..num_classes-1 does not count.
+        num_classes: Number of classes, K.
+        where: bool [N], the rows that count; None: all.
+
+    Returns:
+        (means float32 [K, D], counts int32 [K]); a class without rows has a zero mean.
+
+    Raises:
+        ValueError: An argument has a wrong rank, shape or dtype.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from hsproto import geometry
+        >>> features = jnp.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+        >>> means, counts = geometry.class_means(features, jnp.array([0, 0, 1]), num_classes=2)
+        >>> means.tolist(), counts.tolist()
+        ([[2.0, 0.0], [0.0, 5.0]], [2, 1])
     """
     numerics.check_features("features", features)
     numerics.check_classes(num_classes)
     numerics.check_rows(features, labels, where)
-    stats = update(init(num_classes, features.shape[1]), features, labels, where)
+    stats = update(init(num_classes, jnp.shape(features)[1]), features, labels, where)
     return stats.means, stats.counts
 
 
-def masked(rows, keep):
-    """Float32 `rows` [N, D] with zeros where `keep` [N] is False, whatever stood there."""
+def masked(rows: jax.Array, keep: jax.Array) -> jax.Array:
+    """Return float32 `rows` [N, D] with zeros where `keep` [N] is False, whatever they held."""
     return jnp.where(keep[:, None], rows.astype(jnp.float32), 0.0)
 
 
-class RowBlocks(NamedTuple):
-    """A cut of arrays of `rows` rows into `count` blocks of `size` rows; none is copied whole."""
+@dataclasses.dataclass(frozen=True)
+class RowBlocks:
+    """A division of arrays of `rows` rows into `count` blocks of `size` rows, without a copy."""
 
     rows: int
     size: int
     count: int
     strided: bool
 
-    def take(self, array, i):
-        """Block `i` of `array` [rows, ...]: [size, ...]."""
+    def take(self, array: jax.Array, i: ArrayLike) -> jax.Array:
+        """Return block `i` of `array` [rows, ...]: [size, ...]."""
         if self.strided:
             split = array.reshape(self.size, self.count, *array.shape[1:])
             return lax.dynamic_index_in_dim(split, i, axis=1, keepdims=False)
         return lax.dynamic_slice_in_dim(array, self._start(i), self.size)
 
-    def fresh(self, i):
-        """Which rows of block `i` no earlier block held, bool [size]."""
+    def fresh(self, i: ArrayLike) -> jax.Array:
+        """Return which rows of block `i` no earlier block held, bool [size]."""
         if self.strided:
             return jnp.ones((self.size,), bool)
         return self._start(i) + jnp.arange(self.size) >= i * self.size
 
-    def _start(self, i):
-        # The last block reaches back into the one before, to be of the same size.
+    def _start(self, i: ArrayLike) -> jax.Array:
+        # The last block overlaps the one before, so that all have the same size.
         return jnp.minimum(i * self.size, self.rows - self.size)
 
 
-def row_blocks(rows, dim, at_least=1):
-    """Blocks of about BLOCK_ELEMENTS elements and no fewer than `at_least` rows.
+def row_blocks(rows: int, dim: int, at_least: int = 1) -> RowBlocks:
+    """Return blocks of about BLOCK_ELEMENTS elements and at least `at_least` rows.
 
-    Where the number of rows has a suitable divisor, block i is every count-th row from i on: each
-    device that holds a share of consecutive rows then holds the same share of each block, and no
-    row travels. Otherwise a block is consecutive rows.
+    If the number of rows has a suitable divisor, block i holds every count-th row from i on: a
+    device with a share of consecutive rows then holds the same share of each block, and no row
+    crosses devices. Otherwise a block holds consecutive rows.
     """
     if rows == 0:
         return RowBlocks(0, 0, 0, False)

@@ -1,15 +1,17 @@
-"""What losses and geometry share: directions, exact matrix products, rows that count, checks."""
+"""Shared by losses and geometry: directions, exact matrix products, row masks, checks."""
 
 import numbers
+from typing import TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import ArrayLike
 
 
-def matmul(a, b):
-    """`a @ b` in float32 at full precision.
+def matmul(a: ArrayLike, b: ArrayLike) -> jax.Array:
+    """Return `a @ b` in float32 at full precision.
 
     The defaults (bfloat16 passes on TPU, TF32 on recent GPUs) leave 3 digits of a cosine, and
     dividing by a temperature of 0.07 leaves 2.
@@ -19,18 +21,18 @@ def matmul(a, b):
     )
 
 
-def l2_normalize(x, where=None):
-    """Direction of `x` along its last axis, in float32; the zero vector stays zero.
+def l2_normalize(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
+    """Return the direction of `x` along its last axis, in float32; the zero vector stays zero.
 
     Lengths from 1e-30 to 1e+30 keep their direction. Rows outside `where` (bool, one axis less)
     become zero whatever they hold; any other row that is not finite becomes NaN. The gradient of
-    what is zero here is zero.
+    a row that is zero here is zero.
     """
     return _direction(jnp.asarray(x, jnp.float32), where)
 
 
 @jax.custom_jvp
-def _direction(x, where):
+def _direction(x: jax.Array, where: jax.Array | None) -> jax.Array:
     return _over(x, _length(x, where))
 
 
@@ -44,7 +46,7 @@ def _direction_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _length(x, where):
+def _length(x: jax.Array, where: jax.Array | None) -> jax.Array:
     """Length along the last axis, which stays; infinite for zero rows and those outside `where`."""
 
     def squares(scale):
@@ -70,7 +72,7 @@ def _length_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _over(x, length):
+def _over(x: jax.Array, length: jax.Array) -> jax.Array:
     return jnp.where(length == jnp.inf, 0.0, x / length)
 
 
@@ -81,26 +83,25 @@ def _over_jvp(primals, tangents):
     return quotient, _over(tangents[0] - quotient * tangents[1], primals[1])
 
 
-def class_ids(labels, num_classes=None):
-    """Labels as int32; -1 where they are not in 0..num_classes-1 (None: not in int32's range)."""
+def class_ids(labels: ArrayLike, num_classes: int | None = None) -> jax.Array:
+    """Return labels as int32; -1 outside 0..num_classes-1 (None: outside the range of int32)."""
     num_classes = 2**31 - 1 if num_classes is None else num_classes
     # Compared before the cast, which wraps.
-    xp = jnp if isinstance(labels, jax.Array) else np
-    labels = xp.asarray(labels)
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     outside = labels < 0
     if num_classes <= np.iinfo(labels.dtype).max:
         outside = outside | (labels >= num_classes)
     return jnp.where(outside, jnp.int32(-1), labels.astype(np.int32))
 
 
-def row_mask(labels, num_classes, where=None):
-    """Rows that count, bool [N]: `where`, and an int32 label in 0..num_classes-1."""
+def row_mask(labels: jax.Array, num_classes: int, where: ArrayLike | None = None) -> jax.Array:
+    """Return the rows that count, bool [N]: `where`, and an int32 label in 0..num_classes-1."""
     in_range = (labels >= 0) & (labels < num_classes)
-    return in_range if where is None else in_range & where
+    return in_range if where is None else in_range & jnp.asarray(where)
 
 
-def check_features(name, features, dims=None):
-    """Raises ValueError unless `features` is a floating [rows, dims] array."""
+def check_features(name: str, features: ArrayLike, dims: int | None = None) -> None:
+    """Raise ValueError unless `features` is a floating [rows, dims] array."""
     _check_array(name, features)
     if jnp.ndim(features) != 2:
         raise ValueError(f"{name} must have shape [rows, dims]; got shape {jnp.shape(features)}")
@@ -110,8 +111,8 @@ def check_features(name, features, dims=None):
         raise ValueError(f"{name} must have {dims} columns; got shape {jnp.shape(features)}")
 
 
-def check_rows(features, labels, where=None):
-    """Raises ValueError unless `labels` (integers) and `where` (bool) go with `features`' rows."""
+def check_rows(features: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> None:
+    """Raise ValueError unless `labels` (integer) and `where` (bool) match the rows of features."""
     rows = jnp.shape(features)[0]
     _check_array("labels", labels)
     if jnp.shape(labels) != (rows,):
@@ -127,11 +128,12 @@ def check_rows(features, labels, where=None):
         raise ValueError(f"where must be bool; got {jnp.result_type(where)}")
 
 
-def check_positive(name, value):
-    """`value` as a float32 scalar.
+def check_positive(name: str, value: ArrayLike) -> jax.Array:
+    """Return `value` as a float32 scalar.
 
-    Raises ValueError for what is no real scalar, and for a Python or NumPy number that is not
-    positive and finite.
+    Raises:
+        ValueError: `value` is not a real scalar, or is a Python or NumPy number that is not
+            positive and finite.
     """
     if isinstance(value, bool):
         raise ValueError(f"{name} must be a positive finite number; got {value}")
@@ -147,22 +149,22 @@ def check_positive(name, value):
     return jnp.asarray(value, jnp.float32)
 
 
-def check_classes(num_classes):
-    """Raises ValueError unless `num_classes` is a Python integer of at least 1."""
+def check_classes(num_classes: object) -> None:
+    """Raise ValueError unless `num_classes` is a Python integer of at least 1."""
     if not is_integer(num_classes) or num_classes < 1:
         raise ValueError(f"num_classes must be an integer of at least 1; got {num_classes!r}")
 
 
-def is_integer(value):
-    """Whether `value` is a Python or NumPy integer; True and False are none."""
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether `value` is a Python or NumPy integer; True and False are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _check_array(name, value):
+def _check_array(name: str, value: object) -> None:
     if not isinstance(value, jax.Array | np.ndarray | np.generic):
         raise ValueError(f"{name} must be an array; got {type(value).__name__}")
 
 
-def cosines(features, others):
-    """Cosines [N, M] of rows [N, D] with rows [M, D]; 0 with a row of length zero."""
+def cosines(features: ArrayLike, others: ArrayLike) -> jax.Array:
+    """Return the cosines [N, M] of rows [N, D] with rows [M, D]; 0 for a row of length zero."""
     return matmul(l2_normalize(features), l2_normalize(others).T)

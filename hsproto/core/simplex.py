@@ -7,14 +7,35 @@ import numpy as np
 from hsproto.core import numerics
 
 
-def simplex_etf(key, num_classes, dim):
-    """Simplex equiangular tight frame: K unit vectors of equal, least possible cosine.
+def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
+    """Return a simplex equiangular tight frame: K unit vectors of equal, least possible cosine.
 
-    w_a · w_b = -1/(K-1) for a != b,  |w_c| = 1,  sum of w_c = 0; turned by a random rotation.
-    (Papyan, Han and Donoho 2020.) The common minimum of the method's losses on balanced data.
+    Up to a random rotation, which `key` determines, the rows are given by::
 
-    key: a PRNG key. num_classes: K >= 1. dim: D >= K-1.
-    Returns float32 [K, D]. Raises ValueError for D < K-1, where there is no such frame.
+        w_a · w_b = -1/(K-1) for a != b,   |w_c| = 1,   Σ_c w_c = 0
+
+    The frame is the common minimum of the losses of the method on balanced data.
+
+    Args:
+        key: A PRNG key.
+        num_classes: Number of classes, K >= 1.
+        dim: Number of dimensions, D >= K-1.
+
+    Returns:
+        float32 [K, D].
+
+    Raises:
+        ValueError: D < K-1, where no such frame exists.
+
+    Source:
+        Papyan, Han and Donoho 2020.
+
+    Example:
+        >>> import jax
+        >>> from hsproto import geometry
+        >>> frame = geometry.simplex_etf(jax.random.key(0), num_classes=5, dim=8)
+        >>> frame.shape, round(float(frame[0] @ frame[1]), 3)
+        ((5, 8), -0.25)
     """
     numerics.check_classes(num_classes)
     if not numerics.is_integer(dim):
@@ -31,6 +52,6 @@ def simplex_etf(key, num_classes, dim):
     corners = np.where(row < column, 1.0, np.where(row == column, -column, 0.0))
     corners = corners / np.sqrt(column * (column + 1.0))
     basis, triangle = jnp.linalg.qr(jax.random.normal(key, (dim, num_classes - 1)))
-    # With this sign the basis is uniform over all rotations (Mezzadri 2007).
+    # With this sign the basis is uniformly distributed over all rotations (Mezzadri 2007).
     basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[None, :]
     return numerics.l2_normalize(numerics.matmul(corners, basis.T))
