@@ -23,6 +23,7 @@ napoleon_custom_sections = ["Source", "Sources"]
 
 html_theme = "furo"
 html_title = "hsproto"
+html_show_copyright = False
 
 
 def _keep_bars(app, what, name, obj, options, lines):
