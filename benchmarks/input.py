@@ -23,7 +23,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from hsproto import config as config_lib
-from hsproto import data, feed, sharding
+from hsproto.data import load as load_lib
+from hsproto.data import loader
+from hsproto.parallel import mesh as mesh_lib
 
 # name: (suffix, width and height of the files, what Pillow is told, image_size, batch_size)
 SETS = {
@@ -53,7 +55,7 @@ def write_pictures(root, count, suffix, shape, options):
 
 def images_per_second(config, mesh, seconds):
     """Of a stream in full flow: without the start of its threads or processes."""
-    opened = feed.open(data.load(config).train, config, mesh)
+    opened = loader.open_loader(load_lib.load_splits(config).train, config, mesh)
     batches = opened.batches(0, 10**6)
     for _ in range(WARM_UP_STEPS):
         jax.block_until_ready(next(batches))
@@ -74,7 +76,7 @@ def measure(root, size, batch_size, workers, args):
             config = config_lib.default()
             config.update(source="folder", data_dir=root, image_size=size, batch_size=batch_size)
             config.update(placement="stream", workers=workers, **changes)
-            rates[way] = images_per_second(config, sharding.make_mesh(), args.seconds)
+            rates[way] = images_per_second(config, mesh_lib.make_mesh(), args.seconds)
         rounds.append(rates)
     rates = {way: float(np.median([r[way] for r in rounds])) for way in WAYS}
     ratios = {way: float(np.median([r[way] / r["squares"] for r in rounds])) for way in WAYS}

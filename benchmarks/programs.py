@@ -7,7 +7,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hsproto import config as config_lib
-from hsproto import losses, sharding, state, step
+from hsproto import losses
+from hsproto.parallel import mesh as mesh_lib
+from hsproto.training import state as state_lib
+from hsproto.training import step as step_lib
 
 TEMPERATURE = 0.1
 _ROWS, _WHOLE = PartitionSpec("data"), PartitionSpec()
@@ -102,13 +105,13 @@ def train_step(mesh, **values):
     config_lib.validate(config)
     n, batch = config.microbatches, config.batch_size
     rows = (batch,) if n == 1 else (n, batch // n)
-    where = sharding.over_batch(mesh, axis=int(n > 1))
+    where = mesh_lib.over_batch(mesh, axis=int(n > 1))
     images = (*rows, config.image_size, config.image_size, config.channels)
     shapes = {
         "image": jax.ShapeDtypeStruct(images, jnp.uint8, sharding=where),
         "label": jax.ShapeDtypeStruct(rows, jnp.int32, sharding=where),
     }
-    lowered = step.make_train_step(config, mesh).lower(state.abstract(config, mesh), shapes)
+    lowered = step_lib.make_train_step(config, mesh).lower(state_lib.abstract(config, mesh), shapes)
     return lowered.compile(), config
 
 
@@ -118,12 +121,12 @@ def images(config, mesh):
     shape = (config.batch_size, config.image_size, config.image_size, config.channels)
     labels = rng.integers(0, config.num_classes, config.batch_size, np.int32)
     batch = {"image": rng.integers(0, 256, shape, np.uint8), "label": labels}
-    return jax.device_put(batch, sharding.over_batch(mesh))
+    return jax.device_put(batch, mesh_lib.over_batch(mesh))
 
 
 def step_caller(program, config, mesh, steps=1):
     """A call of training steps on one batch, each from the state of the last; waits for the end."""
-    batch, current = images(config, mesh), [state.create(config, mesh)]
+    batch, current = images(config, mesh), [state_lib.create(config, mesh)]
 
     def call():
         for _ in range(steps):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hsproto.numerics import matmul, unit
+from hsproto.core.numerics import l2_normalize, matmul
 
 
 def scl_mean(features, labels, temperature, axis_name):
@@ -20,7 +20,7 @@ def scl_mean(features, labels, temperature, axis_name):
     Sums are shifted by 1/temperature, the largest that a logit can be, and not by their maximum:
     good for temperatures from 0.03.
     """
-    values = _anchors(unit(features), labels, temperature, axis_name)
+    values = _anchors(l2_normalize(features), labels, temperature, axis_name)
     return lax.pmean(jnp.mean(values), axis_name)
 
 

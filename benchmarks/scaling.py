@@ -35,7 +35,7 @@ import programs
 import projection
 import ring
 
-from hsproto import sharding
+from hsproto.parallel import mesh as mesh_lib
 
 SECTIONS = ("loss", "weak", "memory", "scl", "projection")
 NAMES = ("ntce", "nonl", "normface", "scl")
@@ -61,7 +61,7 @@ def too_much(options, flops, size):
 
 
 def loss_section(options):
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     rows = []
     names = [name for name in options.losses if name != "scl"]
     cells = [(names, b, k, options.dims) for b in options.batches for k in options.classes]
@@ -112,7 +112,7 @@ def weak_section(options):
     calls, rows = {}, []
     for name in (*options.losses, *["training step"] * bool(options.step_rows)):
         for devices in counts:
-            mesh = sharding.make_mesh(jax.devices()[:devices])
+            mesh = mesh_lib.make_mesh(jax.devices()[:devices])
             if name == "training step":
                 batch = options.step_rows * devices
                 small = dict(backbone="convnet", width=32, image_size=16, crop_scale=(1.0, 1.0))
@@ -145,7 +145,7 @@ def weak_section(options):
 
 
 def memory_section(options):
-    mesh, rows = sharding.make_mesh(jax.devices()[:1]), []
+    mesh, rows = mesh_lib.make_mesh(jax.devices()[:1]), []
     for dtype in options.dtypes.split(","):
         temporaries = {}
         for n in (1, options.microbatches):
@@ -213,7 +213,7 @@ def tile_rows(options):
 
 def ring_rows(options):
     """The library's gathering SCL, whole and in blocks, against a ring, on all devices."""
-    mesh, rows = sharding.make_mesh(), []
+    mesh, rows = mesh_lib.make_mesh(), []
 
     def ring_mean(features, prototypes, labels):
         del prototypes
@@ -253,7 +253,7 @@ def ring_rows(options):
 
 
 def projection_section(options):
-    mesh, exchanged = sharding.make_mesh(), {}
+    mesh, exchanged = mesh_lib.make_mesh(), {}
     for batch, classes, dims in projection.PROTOTYPES:
         program = programs.loss("nonl", batch, classes, dims, mesh)
         found, _ = programs.exchange(program, mesh, classes, dims)

@@ -29,7 +29,9 @@ import jax.numpy as jnp
 import measuring
 import programs
 
-from hsproto import architecture, models, sharding
+from hsproto.models import architecture
+from hsproto.models import model as model_lib
+from hsproto.parallel import mesh as mesh_lib
 
 CASES = {
     "resnet18": dict(stem="cifar", image_size=32, num_classes=100, batch_size=512),
@@ -59,12 +61,12 @@ def peak(options):
 
 def forward_flops(config):
     """FLOPs of the backbone's forward pass on one image."""
-    model = models.build(config, config.num_classes)
+    model = model_lib.build(config, config.num_classes)
     image = (config.image_size, config.image_size, config.channels)
-    variables = jax.eval_shape(lambda key: models.init(model, key, image), jax.random.key(0))
+    variables = jax.eval_shape(lambda key: model_lib.init(model, key, image), jax.random.key(0))
 
     def forward(variables, images):
-        return models.forward(model, variables, images, train=False)[0].features
+        return model_lib.forward(model, variables, images, train=False)[0].features
 
     images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     return jax.jit(forward).lower(variables, images).cost_analysis()["flops"]
@@ -110,7 +112,7 @@ def torch_calls(config, batch, options):
 
 def measure(case, options):
     """Rows of the table for one case."""
-    mesh = sharding.make_mesh(jax.devices()[:1])
+    mesh = mesh_lib.make_mesh(jax.devices()[:1])
     values = settings(case, options)
     program, config = programs.train_step(mesh, **values)
     batch = jax.device_get(programs.images(config, mesh))

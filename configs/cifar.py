@@ -1,6 +1,6 @@
 """The paper's CIFAR protocol: ResNet-18, batch 512, 1000 epochs, any of the classifier losses.
 
-python -m hsproto.train --workdir=runs/cifar100_nonl \
+hsproto train --workdir=runs/cifar100_nonl \
   --config=configs/cifar.py:loss=nonl,dataset=cifar100
 
 Reads the set with TFDS; from an npz of arrays: source=arrays,data_dir=DIR (holding cifar100.npz).

@@ -1,12 +1,12 @@
 """Digits in three dimensions: features and prototypes on the sphere itself, to look at.
 
-python -m hsproto.train --config=configs/digits_sphere.py --workdir=runs/sphere
-python -m hsproto.train --workdir=runs/sphere10 \
+hsproto train --config=configs/digits_sphere.py --workdir=runs/sphere
+hsproto train --workdir=runs/sphere10 \
   --config=configs/digits_sphere.py:num_classes=10,loss=cross_entropy
 
 Three dimensions hold a simplex of four classes, a tetrahedron: `num_classes=4`, the default, takes
 the digits 0 to 3, `num_classes=10` all of them, `class_list=1/4/7/9` any. Forty snapshots of the
-test images (`hsproto.snapshots`) are taken on the way; with `hsproto.sphere` they are a picture.
+test images (`hsproto.runs.snapshots`) are taken on the way; the report shows them on the sphere.
 
 To expect, after less than a minute on two cores, of nonl and of cross_entropy:
 

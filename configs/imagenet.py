@@ -1,6 +1,6 @@
 """The paper's ImageNet-1K protocol: ResNet-50, batch 2048 to 8192, 500 epochs, any classifier loss.
 
-python -m hsproto.train --workdir=runs/imagenet_nonl \
+hsproto train --workdir=runs/imagenet_nonl \
   --config=configs/imagenet.py:loss=nonl,batch_size=8192,data_dir=DIR
 
 Reads DIR/train/<class>/* and DIR/val/<class>/*; from TFDS: source=tfds. For many GPUs or a TPU pod;

@@ -1,6 +1,6 @@
 """The paper's ImageNet-100 protocol: ResNet-50, batch 1024, 500 epochs, any classifier loss.
 
-python -m hsproto.train --workdir=runs/imagenet100_nonl \
+hsproto train --workdir=runs/imagenet100_nonl \
   --config=configs/imagenet100.py:loss=nonl,data_dir=DIR
 
 Reads DIR/train/<class>/* and DIR/val/<class>/*, of 100 classes; or out of all of ImageNet, from a

@@ -1,6 +1,6 @@
 """CIFAR-100-LT and CIFAR-10-LT, the paper's long tails: its CIFAR protocol on a part of the images.
 
-python -m hsproto.train --workdir=runs/cifar100_lt \
+hsproto train --workdir=runs/cifar100_lt \
   --config=configs/longtail.py:loss=nonl,dataset=cifar100,imbalance_factor=0.01
 
 `imbalance_factor` is the rarest class's share of the commonest one's images, 0.1, 0.02 or 0.01, and

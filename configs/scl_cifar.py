@@ -1,8 +1,8 @@
 """The paper's supervised contrastive learning on CIFAR: ResNet-18, MLP head, batch 512.
 
-python -m hsproto.train --workdir=runs/scl_cifar100 \
+hsproto train --workdir=runs/scl_cifar100 \
   --config=configs/scl_cifar.py:dataset=cifar100
-python -m hsproto.probe --workdir=runs/scl_cifar100
+hsproto probe --workdir=runs/scl_cifar100
 
 Reads the set with TFDS; from an npz of arrays: source=arrays,data_dir=DIR (holding cifar100.npz).
 `projection=none` trains without the head. `variant=released_code` takes the values of the paper's

@@ -1,7 +1,7 @@
 """Supervised contrastive learning on 1,797 real handwritten digits, on a laptop's CPU.
 
-python -m hsproto.train --config=configs/scl_digits.py --workdir=runs/scl_digits
-python -m hsproto.probe --workdir=runs/scl_digits --learning_rate=0.5
+hsproto train --config=configs/scl_digits.py --workdir=runs/scl_digits
+hsproto probe --workdir=runs/scl_digits --learning_rate=0.5
 
 The first trains the encoder with its head; its classifier is the fixed prototypes. The second
 compares that with linear probing.

@@ -1,8 +1,8 @@
 """The paper's supervised contrastive learning on ImageNet-100 and ImageNet-1K: ResNet-50, MLP head.
 
-python -m hsproto.train --workdir=runs/scl_imagenet100 \
+hsproto train --workdir=runs/scl_imagenet100 \
   --config=configs/scl_imagenet.py:dataset=imagenet100,data_dir=DIR
-python -m hsproto.probe --workdir=runs/scl_imagenet100 \
+hsproto probe --workdir=runs/scl_imagenet100 \
   --epochs=90 --learning_rate=2.0 --decay_epochs=30/60/80
 
 With dataset=imagenet2012 the values of ImageNet-1K: batch 2048, a warm-up; its probe takes

@@ -1,7 +1,7 @@
 """The paper's comparisons at a desk: a small conv net on 16-pixel images, a minute or two a run.
 
 python launch/small_data.py --from=DIR --out=SMALL
-python -m hsproto.train --workdir=runs/small --config=configs/small.py:data_dir=SMALL,loss=nonl
+hsproto train --workdir=runs/small --config=configs/small.py:data_dir=SMALL,loss=nonl
 
 `dataset` is cifar10, cifar100, tinyimagenet100 or fashion_mnist, of which the first command makes
 small ones: half the side, 3,000 training images. So few, seen 50 times without crops, are learnt

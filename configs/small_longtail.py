@@ -1,7 +1,7 @@
 """Long tails at a desk: configs/small.py's network on whole CIFAR-10 or CIFAR-100, 16 pixels wide.
 
 python launch/small_data.py --from=DIR --out=SMALL
-python -m hsproto.train --workdir=runs/small_longtail \
+hsproto train --workdir=runs/small_longtail \
   --config=configs/small_longtail.py:data_dir=SMALL/whole,loss=nonl,imbalance_factor=0.01
 
 Classes keep as many images as in the paper's tails, 12,406 in all at CIFAR-10's 0.01. Values are

@@ -1,16 +1,102 @@
-"""The command line: flags, a config file with overrides, and exit statuses."""
+"""The command line: the commands by name, flags, a config file with overrides, exit statuses."""
 
 import argparse
 import errno
+import importlib
 import os
 import signal
 import sys
+from typing import NamedTuple
 
-from absl import flags
-from ml_collections import config_flags
-
-from hsproto import config as config_lib
 from hsproto.errors import UserError
+
+
+class Command(NamedTuple):
+    """A command: the module whose `main(argv)` it runs, its group in the help, and one line."""
+
+    module: str
+    group: str
+    summary: str
+
+
+_TRAIN, _MEASURE, _REPORT = "Train and use", "Measure a run", "Compare and inspect"
+COMMANDS = {
+    "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config"),
+    "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint"),
+    "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run"),
+    "probe": Command(
+        "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing"
+    ),
+    "transfer": Command(
+        "hsproto.evaluation.transfer", _MEASURE, "linear classifiers on other data sets"
+    ),
+    "robustness": Command(
+        "hsproto.evaluation.robustness", _MEASURE, "errors on corrupted images, mCE"
+    ),
+    "ood": Command(
+        "hsproto.evaluation.ood", _MEASURE, "detect images of other data sets: AUROC, FPR95"
+    ),
+    "calibration": Command(
+        "hsproto.evaluation.calibration", _MEASURE, "ECE and NLL, before and after a fit"
+    ),
+    "retrieval": Command(
+        "hsproto.evaluation.retrieval", _MEASURE, "recall@k and MAP@R of the test images"
+    ),
+    "report": Command("hsproto.report", _REPORT, "a page, tables and figures of many runs"),
+    "convergence": Command(
+        "hsproto.reporting.convergence", _REPORT, "share of training until the geometry converges"
+    ),
+    "corruptions": Command(
+        "hsproto.evaluation.corruptions", _REPORT, "make corrupted images of a test set"
+    ),
+    "augment": Command(
+        "hsproto.data.contact_sheet", _REPORT, "a contact sheet of augmented images"
+    ),
+}
+
+
+def main(argv=None):
+    """Run `hsproto NAME ...` and exit with its status."""
+    argv = sys.argv[1:] if argv is None else argv
+    run(_dispatch, argv)
+
+
+def _dispatch(argv):
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if argv else 2
+    name, *rest = argv
+    if name == "--version":
+        print(importlib.import_module("importlib.metadata").version("hsproto"))
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
+    return _load(name)(rest)
+
+
+def _load(name):
+    """The `main` of a command. Raises UserError where an extra is not installed."""
+    try:
+        return importlib.import_module(COMMANDS[name].module).main
+    except ModuleNotFoundError as error:
+        if (error.name or "hsproto").partition(".")[0] == "hsproto":
+            raise
+        raise UserError(
+            f"`hsproto {name}` needs the package {error.name!r}, which is not installed: "
+            "pip install 'hsproto[train]'"
+        ) from None
+
+
+def _help():
+    lines = ["usage: hsproto COMMAND [--help] ...", ""]
+    for group in dict.fromkeys(command.group for command in COMMANDS.values()):
+        lines.append(f"{group}:")
+        for name, command in COMMANDS.items():
+            if command.group == group:
+                lines.append(f"  {name:<13}{command.summary}")
+        lines.append("")
+    lines.append("Each command has its own --help.")
+    return "\n".join(lines)
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,6 +136,11 @@ def add_run_flags(parser):
 
 def load_config(location, overrides=()):
     """The checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
+    from absl import flags  # neither is needed where no config is
+    from ml_collections import config_flags
+
+    from hsproto import config as config_lib
+
     path = location.partition(":")[0]
     if not os.path.isfile(path):
         raise UserError(f"--config={location}: no file {path!r}")
@@ -75,13 +166,13 @@ def load_config(location, overrides=()):
     return config
 
 
-def run(main):
-    """Runs `main(argv)` as a command: status 0, or 2 with one line for what the user can mend."""
+def run(main, argv):
+    """Run `main(argv)` and exit: status 0, or 2 with one line for what the user can mend."""
     # Python's own handler raises KeyboardInterrupt wherever the program is, in JAX's callbacks
     # too, which swallow it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main(argv))
     except UserError as error:
         print(f"hsproto: {error}", file=sys.stderr)
         sys.exit(2)

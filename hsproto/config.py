@@ -7,33 +7,22 @@ Recipes of the paper whose released code has other values take `variant=released
 """
 
 import difflib
+import functools
 import json
 import math
 import re
 
 import ml_collections
 
-from hsproto import coarse, imagenet100
 from hsproto.errors import UserError
+from hsproto.methods import ENCODER_LOSSES, LOSSES, QUEUE_LOSSES, SOFTMAX_LOSSES
 
-LOSSES = (
-    "cross_entropy",
-    "normface",
-    "decoupled_normface",
-    "ntce",
-    "nonl",
-    "scl",
-    "prototype_softmax",
-    "dot_regression",
-)
-# Losses of the features alone: they train an encoder, whose classifier comes afterwards.
-ENCODER_LOSSES = ("scl", "prototype_softmax")
 # Sources of whole pictures of any size, which can be cropped on the host.
 PICTURE_SOURCES = ("folder", "tfds")
-# Losses that can hold past embeddings against the batch.
-QUEUE_LOSSES = ("ntce", "nonl", "scl")
-# Losses that are a softmax over classes, whose logits can be adjusted by the classes' frequencies.
-SOFTMAX_LOSSES = ("cross_entropy", "normface")
+# Lists of classes and groups of classes that go by a name; `hsproto.data.class_lists` holds them.
+CLASS_LISTS = ("imagenet100_cmc", "imagenet100_kaggle")
+CLASS_GROUPS = ("cifar100_coarse",)
+
 
 _ALLOWED = {
     "source": ("digits", "arrays", "folder", "tfds"),
@@ -44,7 +33,7 @@ _ALLOWED = {
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
     "variant": ("", "paper", "released_code"),
-    "class_groups": ("", *coarse.GROUPS),
+    "class_groups": ("", *CLASS_GROUPS),
 }
 _POSITIVE = ("image_size", "width", "temperature", "batch_size", "epochs", "base_lr", "log_every")
 _POSITIVE += ("eval_batch_size", "keep_checkpoints", "patch_size", "projection_dim", "decay_rate")
@@ -293,12 +282,12 @@ def validate(config):
 
 def _check_class_list(class_list):
     names = class_list.split("/")
-    if class_list in ("", *imagenet100.LISTS):
+    if class_list in ("", *CLASS_LISTS):
         return
     if len(names) < 2 or "" in names or len(set(names)) < len(names):
         raise UserError(
             f"config key class_list={class_list!r} must be one of: nothing, "
-            f"{', '.join(imagenet100.LISTS)}, or two or more classes by their names, as 0/1/7"
+            f"{', '.join(CLASS_LISTS)}, or two or more classes by their names, as 0/1/7"
         )
 
 
@@ -391,3 +380,24 @@ def _is_jitter(value):
 
 def _is_increasing(value):
     return all(v > 0 for v in value) and list(value) == sorted(set(value))
+
+
+def complete(config):
+    """A run's config, a dict, with what runs had that are older than a key; unknown keys stay."""
+    return _defaults() | config
+
+
+@functools.cache
+def _defaults():
+    # What runs that are older than a key had. Made once: a report asks for the settings of each of
+    # its runs many times.
+    return default().to_dict() | of_older_runs()
+
+
+def steps_per_epoch(config):
+    """Steps in which each training image is seen once on average; need not be whole."""
+    return config.num_examples / config.batch_size
+
+
+def total_steps(config):
+    return max(1, round(config.epochs * steps_per_epoch(config)))

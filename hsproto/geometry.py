@@ -5,19 +5,19 @@
 
 import contextlib
 import functools
+import importlib.util
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg  # noqa: F401  (holds the BLAS that XLA calls, which threadpoolctl must find)
-import threadpoolctl
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from hsproto import class_stats, numerics, spectra
-from hsproto.class_stats import class_means
-from hsproto.spectra import effective_rank, simplex_etf
+from hsproto.core import class_stats, numerics, spectra
+from hsproto.core.class_stats import class_means
+from hsproto.core.simplex import simplex_etf
+from hsproto.core.spectra import effective_rank
 
 __all__ = ["class_means", "effective_rank", "neural_collapse", "optimum", "simplex_etf"]
 
@@ -208,10 +208,14 @@ def _count(labels, where, num_classes, sharding):
 def _blas_on_one_thread():
     """On CPU, BLAS splits even a decomposition of 500 rows over all cores. That gains nothing, and
     since its threads wait for each other in a loop, it costs up to 20 times the time wherever
-    another program, or XLA itself, has a thread on one of these cores."""
-    if jax.default_backend() != "cpu":
+    another program, or XLA itself, has a thread on one of these cores. Without threadpoolctl, which
+    a light install does not bring, the values are the same and only that time is lost."""
+    limited = importlib.util.find_spec("threadpoolctl")
+    if jax.default_backend() != "cpu" or limited is None:
         yield
         return
+    import threadpoolctl
+
     with threadpoolctl.threadpool_limits(1, user_api="blas"):
         yield
 
@@ -220,7 +224,7 @@ def _measure(features, labels, where, prototypes, bias, groups, widths, sharding
     # Compiled in parts: the one between classes serves data sets of any number of rows.
     empty = class_stats.init(num_classes, jnp.shape(features)[1])
     to_size = Partial(_to_size, _exponent(features, labels, where, num_classes))
-    unit_stats = class_stats.update(empty, features, labels, where, numerics.unit)
+    unit_stats = class_stats.update(empty, features, labels, where, numerics.l2_normalize)
     stats = class_stats.update(empty, features, labels, where, to_size)
     measures, between = _of_classes(unit_stats, stats, prototypes)
     measures["erank_intra"] = spectra.mean_class_rank(
@@ -271,7 +275,7 @@ def _of_classes(unit_stats, stats, prototypes):
     directions = None
     if prototypes is not None:
         prototypes = class_stats.masked(prototypes, counted)
-        directions = numerics.unit(prototypes)
+        directions = numerics.l2_normalize(prototypes)
     measures = {"classes_counted": jnp.sum(counted).astype(jnp.float32)}
     measures |= _of_directions(unit_stats) | _of_means(stats, centred)
     measures |= _of_spectra(unit_stats.means, directions, counted)
@@ -301,7 +305,7 @@ def _of_means(stats, centred):
     lengths = jnp.linalg.norm(centred, axis=1)
     mean_length = _mean(lengths, counted)
     deviation = jnp.sqrt(_mean((lengths - mean_length) ** 2, counted))
-    directions = numerics.unit(centred)
+    directions = numerics.l2_normalize(centred)
     cosines = numerics.matmul(directions, directions.T)
     simplex_cosine = -1 / jnp.maximum(_number(counted) - 1, 1)
     return {
@@ -356,7 +360,7 @@ def _of_spectra(means, directions, counted):
     from_centre = class_stats.masked(from_centre, counted)
     noise = jnp.sum(from_centre**2, axis=1, keepdims=True) <= class_stats.ROUNDING
     rows = jnp.stack([directions, centred[1], jnp.where(noise, 0.0, from_centre)])
-    rows = numerics.unit(rows)
+    rows = numerics.l2_normalize(rows)
     # One by one, not as a batch: see `spectra.plan_classes`.
     squares = lax.map(spectra.singular_values, jnp.concatenate([centred, rows])) ** 2
     ranks = spectra.exp_entropy(squares[:2])
@@ -432,7 +436,7 @@ def _cosines(directions, counted):
 
 
 def _to_unit_norm(matrix):
-    return numerics.unit(matrix.reshape(-1)).reshape(matrix.shape)
+    return numerics.l2_normalize(matrix.reshape(-1)).reshape(matrix.shape)
 
 
 def _pairs(some):

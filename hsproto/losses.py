@@ -30,8 +30,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hsproto import numerics
-from hsproto.numerics import matmul, row_mask, unit
+from hsproto.core import numerics
+from hsproto.core.numerics import l2_normalize, matmul, row_mask
 
 
 class PerAnchor(NamedTuple):
@@ -184,12 +184,12 @@ def scl(features, labels, *, temperature, where=None, axis_name=None, block_size
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
-    temperature = numerics.positive("temperature", temperature)
+    temperature = numerics.check_positive("temperature", temperature)
     if block_size is not None and (not numerics.is_integer(block_size) or block_size < 1):
         raise ValueError(f"block_size must be None or a positive integer; got {block_size!r}")
     labels = numerics.class_ids(labels)
     mask = labels >= 0 if where is None else where & (labels >= 0)
-    anchors = unit(features, mask)
+    anchors = l2_normalize(features, mask)
     rows = jnp.arange(anchors.shape[0])
     if axis_name is None:
         keys, key_labels, key_mask = anchors, labels, mask
@@ -251,11 +251,11 @@ def prototype_softmax(features, labels, *, num_classes, temperature, where=None,
     """
     numerics.check_features("features", features)
     numerics.check_rows(features, labels, where)
-    temperature = numerics.positive("temperature", temperature)
+    temperature = numerics.check_positive("temperature", temperature)
     numerics.check_classes(num_classes)
     labels = numerics.class_ids(labels, num_classes)
     mask = row_mask(labels, num_classes, where)
-    anchors = unit(features, mask)
+    anchors = l2_normalize(features, mask)
     own = _own_class(labels, num_classes)
     members = (own & mask[:, None]).astype(jnp.float32)
     sums, counts = matmul(members.T, anchors), jnp.sum(members, axis=0)
@@ -289,9 +289,9 @@ def dot_regression(features, prototypes, labels, *, where=None):
     labels, num_classes = _check(features, prototypes, labels, where)
     mask = row_mask(labels, num_classes, where)
     own = jnp.asarray(prototypes, jnp.float32)[jnp.where(mask, labels, 0)]
-    directions = unit(own)
+    directions = l2_normalize(own)
     length = jnp.sum(own * directions, axis=1)
-    cosine = jnp.sum(unit(features, mask) * directions, axis=1)
+    cosine = jnp.sum(l2_normalize(features, mask) * directions, axis=1)
     return _per_anchor(0.5 * jnp.square(length * (cosine - 1.0)), mask)
 
 
@@ -300,9 +300,9 @@ def _prototype_anchored(
 ):
     """NTCE and NONL (`decoupled`): -S_iy/t plus the anchor's class's log-sum-exp over the batch."""
     labels, num_classes = _check(features, prototypes, labels, where)
-    temperature = numerics.positive("temperature", temperature)
+    temperature = numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
-    features, prototypes = unit(features, mask), unit(prototypes)
+    features, prototypes = l2_normalize(features, mask), l2_normalize(prototypes)
     batch, devices = features.shape[0], 1 if axis_name is None else lax.axis_size(axis_name)
     keys, key_labels, key_mask = features, labels, mask
     if queue is not None:
@@ -341,15 +341,15 @@ def _queued(queue, dims, num_classes=None):
     numerics.check_features("queue features", features, dims=dims)
     numerics.check_rows(features, labels)
     labels = numerics.class_ids(labels, num_classes)
-    return unit(features, labels >= 0), labels, labels >= 0
+    return l2_normalize(features, labels >= 0), labels, labels >= 0
 
 
 def _prototype_logits(features, prototypes, labels, temperature, where):
     """S/t [B, K], which column is the own class [B, K], which rows count [B]."""
     labels, num_classes = _check(features, prototypes, labels, where)
-    temperature = numerics.positive("temperature", temperature)
+    temperature = numerics.check_positive("temperature", temperature)
     mask = row_mask(labels, num_classes, where)
-    logits = matmul(unit(features, mask), unit(prototypes).T) / temperature
+    logits = matmul(l2_normalize(features, mask), l2_normalize(prototypes).T) / temperature
     return logits, _own_class(labels, num_classes), mask
 
 

@@ -1,18 +1,29 @@
 """Classes of image files by a trained run: the nearest prototypes and their cosines.
 
-  python -m hsproto.predict --workdir=runs/digits one.png two.png
+  hsproto predict --workdir=runs/digits one.png two.png
 
 A line an image: its path, then the likeliest classes, each with the cosine between the image's
 embedding and the class's prototype (1: the same direction). Transparency is not looked at.
 """
 
+import sys
+
+from hsproto import cli
+
+if __name__ == "__main__":  # before what follows is imported: an extra may be missing
+    cli.main(["predict", *sys.argv[1:]])
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsproto import augment, cli, data, models, runs, sharding
-from hsproto import state as state_lib
-from hsproto.numerics import matmul, unit
+from hsproto.core.numerics import l2_normalize, matmul
+from hsproto.data import augment, folder
+from hsproto.evaluation import trained
+from hsproto.models import classifier as classifier_lib
+from hsproto.models import model as model_lib
+from hsproto.parallel import mesh as mesh_lib
+from hsproto.runs import summary as summary_lib
 
 
 def nearest(config, variables, prototypes, images):
@@ -20,37 +31,33 @@ def nearest(config, variables, prototypes, images):
 
     Ranked as the run's classifier ranks them: by cosine, but for cross entropy by logit.
     """
-    model = models.build(config, config.num_classes)
+    model = model_lib.build(config, config.num_classes)
     images = augment.make_preprocess(config)(images)
-    projections = models.forward(model, variables, images, train=False)[0].projections
-    cosines = matmul(unit(projections), unit(prototypes).T)
+    projections = model_lib.forward(model, variables, images, train=False)[0].projections
+    cosines = matmul(l2_normalize(projections), l2_normalize(prototypes).T)
     scores = cosines
     if config.loss == "cross_entropy":
-        weights, bias = models.classifier(variables)
+        weights, bias = classifier_lib.classifier(variables)
         scores = matmul(projections, weights.T) + (0.0 if bias is None else bias)
     order = jnp.argsort(-scores, axis=1)
     return np.asarray(order), np.asarray(jnp.take_along_axis(cosines, order, axis=1))
 
 
 def main(argv):
-    parser = cli.Parser(__doc__, prog="python -m hsproto.predict")
+    parser = cli.Parser(__doc__, prog="hsproto predict")
     parser.add_argument("--workdir", required=True, help="the workdir of a finished run")
     parser.add_argument("--top", type=int, default=3, help="classes to print (default 3)")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error(f"--top={args.top} must be at least 1")
-    stored = runs.read_prototypes(args.workdir)
+    stored = summary_lib.read_prototypes(args.workdir)
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
-    mesh = sharding.make_mesh(jax.local_devices()[:1])
-    config, state, _ = state_lib.load(args.workdir, mesh)
-    images = np.stack([data.read_image(image, config) for image in args.images])
+    mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
+    config, state, _ = trained.load_state(args.workdir, mesh)
+    images = np.stack([folder.read_image(image, config) for image in args.images])
     classes, cosines = nearest(config, state.variables, prototypes, images)
     for image, row, values in zip(args.images, classes, cosines, strict=True):
         top = zip(row[: args.top], values, strict=False)
         print(f"{image}: " + "  ".join(f"{names[c]} {cosine:+.3f}" for c, cosine in top))
     return 0
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -11,7 +11,7 @@ row a class is gone.
 
 import jax.numpy as jnp
 
-from hsproto import class_stats, numerics
+from hsproto.core import class_stats, numerics
 
 
 def init(num_classes, dim):
@@ -25,7 +25,7 @@ def update(accumulator, features, labels, where=None):
     Rows with `where` [B] False or a label outside 0..K-1 do not count, whatever they hold.
     Raises ValueError for wrong shapes or types.
     """
-    return class_stats.update(accumulator, features, labels, where, numerics.unit)
+    return class_stats.update(accumulator, features, labels, where, numerics.l2_normalize)
 
 
 def merge(a, b):
@@ -62,9 +62,9 @@ def logits(features, prototypes, *, temperature=1.0):
     """
     numerics.check_features("features", features)
     numerics.check_features("prototypes", prototypes, jnp.shape(features)[1])
-    temperature = numerics.positive("temperature", temperature)
-    directions = numerics.unit(prototypes)
-    cosines = numerics.matmul(numerics.unit(features), directions.T) / temperature
+    temperature = numerics.check_positive("temperature", temperature)
+    directions = numerics.l2_normalize(prototypes)
+    cosines = numerics.matmul(numerics.l2_normalize(features), directions.T) / temperature
     # The sum is 0 for a zero row and NaN for one that is not finite.
     usable = jnp.sum(directions * directions, axis=1) > 0
     return jnp.where(usable[None, :], cosines, -jnp.inf)

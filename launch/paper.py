@@ -3,7 +3,7 @@
 
   launch/paper.py --list
   launch/paper.py accuracy longtail --profile=small --data_dir=SMALL --out=runs/paper [--jobs=2]
-  python -m hsproto.report runs/paper --out=report
+  hsproto report runs/paper --out=report
 
 A study is a grid of training runs and the commands that measure them. All studies share --out:
 what one has finished no other repeats, and the same command goes on where it was stopped. Every run
@@ -276,7 +276,7 @@ def measuring(python, command, workdir):
     def result():
         return "done" if done.exists() and done.read_text() == line else None
 
-    full = [python, "-m", f"hsproto.{module}", f"--workdir={workdir}", *flags]
+    full = [python, "-m", "hsproto", module, f"--workdir={workdir}", *flags]
     # The shell writes the mark only where the command succeeds.
     mark = f"{shlex.join(full)} && printf %s {shlex.quote(line)} > {shlex.quote(str(done))}"
     return Job(["sh", "-c", mark], workdir, result, log=f"{module}.txt")
@@ -293,7 +293,7 @@ def corrupting(args, python, recipe, cell):
     """The Job that makes the corrupted images of a cell's data set."""
     folder = corrupted_set(args, cell)
     whole = {"dataset": cell["dataset"]}
-    command = [python, "-m", "hsproto.corruptions", f"--config={location(args, recipe, whole)}"]
+    command = [python, "-m", "hsproto", "corruptions", f"--config={location(args, recipe, whole)}"]
     command += [f"--out={folder}", f"--images={args.corrupted_images}"]
 
     def result():

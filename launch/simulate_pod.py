@@ -4,7 +4,7 @@
   launch/simulate_pod.py [--processes=4] [--devices=2] [--dry-run] \\
       --config=configs/digits.py --workdir=runs/pod
 
-All other flags go to `python -m hsproto.train`, or to another module named by --module. Lines of
+All other flags go to `hsproto train`, or to another module named by --module. Lines of
 process i begin with [i]. SIGTERM and Ctrl-C go to one process, as a preemption does; all of them
 save and end. Where one is lost the others end too. Status: 0 when all ended with 0, 2 for a mistake
 in the flags, else 1. PYTHON names the interpreter (default: .venv's where there is one).

@@ -9,7 +9,7 @@ same command goes on where it was stopped: finished cells are passed over, begun
 value of a tuple is written with slashes (decay_epochs=60/75/90).
 
 --launcher is the command that trains, to which --config and --workdir are added; by default
-`python -m hsproto.train`, where PYTHON names the interpreter (default: .venv's where there is one).
+`hsproto train`, where PYTHON names the interpreter (default: .venv's where there is one).
 On other machines for example
 --launcher="sbatch --wait launch/slurm.sbatch" or --launcher="launch/simulate_pod.py --devices=1".
 Status: 0 when all cells are finished, 2 for a mistake in the flags, else 1.

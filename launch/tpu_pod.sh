@@ -7,7 +7,7 @@
 #
 # The share, for example a Filestore one, is mounted on every worker: the workdir is a folder of it,
 # and data_dir, where the config names one, is /mnt/hsproto/... too. All other flags go to
-# `python -m hsproto.train`. A run that dies is started again, and resumes, up to N times, on a new pod
+# `hsproto train`. A run that dies is started again, and resumes, up to N times, on a new pod
 # where the old one was preempted; what another try would meet again (status 2) is not. --keep leaves
 # the pod standing. A pod of that name that is there already is used.
 set -u
@@ -76,7 +76,7 @@ python=python3
 sudo mkdir -p /mnt/hsproto
 mountpoint -q /mnt/hsproto || sudo mount -t nfs $nfs /mnt/hsproto
 mkdir -p hsproto && tar -xzf hsproto.tar.gz -C hsproto
-\$python -m venv .venv && .venv/bin/pip install -q './hsproto[tpu]'"
+\$python -m venv .venv && .venv/bin/pip install -q './hsproto[train,tpu]'"
 
 # A pod that stands and has hsproto; nothing to do where it is so already.
 ready=false

@@ -45,11 +45,11 @@ def child_environment():
 
 @pytest.fixture
 def command(child_environment):
-    """Runs `python -m hsproto.MODULE ARGS...` to its end."""
+    """Runs `hsproto MODULE ARGS...` to its end."""
 
     def run(module, *args):
         return subprocess.run(
-            [sys.executable, "-m", f"hsproto.{module}", *map(str, args)],
+            [sys.executable, "-m", "hsproto", module, *map(str, args)],
             cwd=ROOT,
             env=child_environment,
             capture_output=True,

@@ -16,7 +16,7 @@ def test_every_recipe_is_valid_and_opens_with_its_command(recipe):
     config_lib.validate(config)
     text = (ROOT / f"configs/{recipe}.py").read_text()
     assert f"configs/{recipe}.py" in text.split('"""')[1]
-    assert "python -m hsproto.train" in text.split('"""')[1]
+    assert "hsproto train" in text.split('"""')[1]
 
 
 def test_arguments_take_the_type_of_the_default():

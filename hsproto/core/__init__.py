@@ -1,0 +1,1 @@
+"""Numerics that losses and geometry share, on jax and numpy alone."""

@@ -1,0 +1,207 @@
+"""Per-class counts, means and scatter: streaming, mergeable in any order, exact to rounding."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from hsproto.core import numerics
+
+# Squared spread, relative to squared size, that rounding alone gives a class of equal rows: what
+# lies below is no spread. 16 units in the last place are far above what the corrected means leave
+# (about 1) and far below what training reaches.
+ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
+
+# Elements of a block of rows: 16 MB in float32, large enough to keep a device busy.
+BLOCK_ELEMENTS = 1 << 22
+
+# Rows of a block at most: a float32 sum of n equal numbers drifts by up to n·eps of itself, and
+# what a correction leaves is the square of that.
+BLOCK_ROWS = 4096
+
+
+class ClassStats(NamedTuple):
+    """What is known of each class after any number of rows; zeros where a class has none.
+
+    counts int32 [K]; means float32 [K, D]; scatter float32 [K], the sum over the class's rows of
+    the squared distance to the class mean.
+    """
+
+    counts: jax.Array
+    means: jax.Array
+    scatter: jax.Array
+
+
+def init(num_classes, dim):
+    """`ClassStats` of no rows."""
+    numerics.check_classes(num_classes)
+    return ClassStats(
+        jnp.zeros((num_classes,), jnp.int32),
+        jnp.zeros((num_classes, dim), jnp.float32),
+        jnp.zeros((num_classes,), jnp.float32),
+    )
+
+
+def merge(a, b):
+    """`ClassStats` of the rows of `a` and `b` together (Chan, Golub and LeVeque 1983).
+
+    mean = mean_a + (mean_b - mean_a) n_b/n,  scatter = s_a + s_b + |mean_b - mean_a|² n_a n_b/n.
+    """
+    counts = a.counts + b.counts
+    share = _floats(b.counts) / jnp.maximum(_floats(counts), 1)
+    step = b.means - a.means
+    between = jnp.sum(step * step, axis=1) * _floats(a.counts) * share
+    return ClassStats(counts, a.means + step * share[:, None], a.scatter + b.scatter + between)
+
+
+def update(stats, features, labels, where=None, transform=None):
+    """`stats` with the rows of `features` [B, D] added, in float32.
+
+    `transform`, a module's function or a `jax.tree_util.Partial`, maps a block of rows [b, D] to
+    the rows that are counted, e.g. `numerics.l2_normalize`. Rows outside `numerics.row_mask` are
+    zeroed before it sees them. Rows are taken in blocks, so that nothing of the size of
+    `features` is made beside it.
+    """
+    numerics.check_features("features", features, stats.means.shape[1])
+    numerics.check_rows(features, labels, where)
+    if transform is None or not isinstance(transform, Partial):
+        transform = Partial(transform or _as_given)
+    labels = numerics.class_ids(labels, stats.means.shape[0])
+    return _update(stats, features, labels, where, transform)
+
+
+def _as_given(rows):
+    return rows
+
+
+def _floats(counts):
+    return counts.astype(jnp.float32)
+
+
+# Outside of jit a loop would be compiled anew at each call.
+@jax.jit
+def _update(stats, features, labels, where, transform):
+    num_classes, dim = stats.means.shape
+    keep = numerics.row_mask(labels, num_classes, where)
+    # A block costs a few passes over [K, D], which its own rows should outweigh.
+    blocks = row_blocks(labels.shape[0], dim, at_least=2 * num_classes)
+
+    def add(i, stats):
+        rows, label, kept = (blocks.take(x, i) for x in (features, labels, keep))
+        return merge(stats, _of_block(rows, label, kept & blocks.fresh(i), num_classes, transform))
+
+    # Inside shard_map what a loop carries must vary over devices from the start.
+    nothing = jnp.sum(features[:0], dtype=jnp.float32) + jnp.sum(keep[:0], dtype=jnp.float32)
+    stats = jax.tree.map(lambda x: x + nothing.astype(x.dtype), stats)
+    return lax.fori_loop(0, blocks.count, add, stats)
+
+
+def _of_block(rows, labels, keep, num_classes, transform):
+    rows = transform(masked(rows, keep))
+    labels = jnp.where(keep, labels, num_classes)
+    total = functools.partial(jax.ops.segment_sum, segment_ids=labels, num_segments=num_classes)
+    counts = total(keep.astype(jnp.int32))
+    size = jnp.maximum(counts, 1).astype(jnp.float32)[:, None]
+
+    def residuals(rows, means):
+        return masked(rows - jnp.take(means, labels, axis=0, mode="clip"), keep)
+
+    means = total(rows) / size
+    rows = residuals(rows, means)
+    # A float32 sum over thousands of rows drifts; the mean of what is left puts it right.
+    correction = total(rows) / size
+    rows = residuals(rows, correction)
+    return ClassStats(counts, means + correction, total(jnp.sum(rows * rows, axis=1)))
+
+
+def spread(stats):
+    """`stats.scatter` with 0 for classes whose rows differ by rounding alone."""
+    size = _floats(stats.counts) * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
+    return jnp.where(stats.scatter <= ROUNDING * size, 0.0, stats.scatter)
+
+
+def directions(means):
+    """Directions of means [K, D] of unit rows; zero for a mean that is zero or rounding noise."""
+    noise = jnp.sum(means * means, axis=-1, keepdims=True) <= ROUNDING
+    return jnp.where(noise, 0.0, numerics.l2_normalize(means))
+
+
+def centred(rows, counted):
+    """Counted rows less their mean, and that mean; zero where rounding alone parts the two."""
+    number = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
+    mean = jnp.sum(masked(rows, counted), axis=0) / number
+    mean += jnp.sum(masked(rows - mean[None, :], counted), axis=0) / number
+    rest = masked(rows - mean[None, :], counted)
+    size = jnp.max(jnp.sum(masked(rows, counted) ** 2, axis=1))
+    noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= ROUNDING * size
+    return jnp.where(noise, 0.0, rest), mean
+
+
+def class_means(features, labels, *, num_classes, where=None):
+    """Mean and number of the rows of each class, of the features as given.
+
+    mean_c = 1/n_c sum of x_i over rows with y_i = c.
+    features [N, D], labels [N] integer, where [N] bool. Rows with `where` False or a label
+    outside 0..K-1 do not count.
+    Returns (means float32 [K, D], counts int32 [K]); a class without rows has a zero mean.
+    Raises ValueError for wrong shapes or types.
+    """
+    numerics.check_features("features", features)
+    numerics.check_classes(num_classes)
+    numerics.check_rows(features, labels, where)
+    stats = update(init(num_classes, features.shape[1]), features, labels, where)
+    return stats.means, stats.counts
+
+
+def masked(rows, keep):
+    """Float32 `rows` [N, D] with zeros where `keep` [N] is False, whatever stood there."""
+    return jnp.where(keep[:, None], rows.astype(jnp.float32), 0.0)
+
+
+class RowBlocks(NamedTuple):
+    """A cut of arrays of `rows` rows into `count` blocks of `size` rows; none is copied whole."""
+
+    rows: int
+    size: int
+    count: int
+    strided: bool
+
+    def take(self, array, i):
+        """Block `i` of `array` [rows, ...]: [size, ...]."""
+        if self.strided:
+            split = array.reshape(self.size, self.count, *array.shape[1:])
+            return lax.dynamic_index_in_dim(split, i, axis=1, keepdims=False)
+        return lax.dynamic_slice_in_dim(array, self._start(i), self.size)
+
+    def fresh(self, i):
+        """Which rows of block `i` no earlier block held, bool [size]."""
+        if self.strided:
+            return jnp.ones((self.size,), bool)
+        return self._start(i) + jnp.arange(self.size) >= i * self.size
+
+    def _start(self, i):
+        # The last block reaches back into the one before, to be of the same size.
+        return jnp.minimum(i * self.size, self.rows - self.size)
+
+
+def row_blocks(rows, dim, at_least=1):
+    """Blocks of about BLOCK_ELEMENTS elements and no fewer than `at_least` rows.
+
+    Where the number of rows has a suitable divisor, block i is every count-th row from i on: each
+    device that holds a share of consecutive rows then holds the same share of each block, and no
+    row travels. Otherwise a block is consecutive rows.
+    """
+    if rows == 0:
+        return RowBlocks(0, 0, 0, False)
+    target = min(rows, max(min(BLOCK_ELEMENTS // dim, BLOCK_ROWS), at_least, 1))
+    least = math.ceil(rows / target)
+    devices = jax.device_count()
+    share = rows // devices if rows % devices == 0 else rows
+    for count in range(least, 4 * least):
+        if share % count == 0:
+            return RowBlocks(rows, rows // count, count, True)
+    return RowBlocks(rows, math.ceil(rows / least), least, False)

@@ -1,0 +1,223 @@
+"""Spectra: effective rank, entropy of a Gram matrix, spread of each class, the simplex ETF.
+
+Rounding noise must not look like spread. An effective rank adds up -p log p over hundreds of
+eigenvalues, so that noise of 1e-7 in each, which no other use of a spectrum would notice, moves
+its fourth digit. Three things keep it out. Where the matrix itself is at hand its singular values
+are taken, whose squares are exact to 1e-14 of the largest. Eigenvalues of a Gram matrix get back
+what its trace says they have lost. And -p log|p| is added up over negative eigenvalues too: the
+noise around zero is symmetric and cancels, where clipping would leave its positive half.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hsproto.core import class_stats, numerics
+
+# Elements of the rows, or of the Gram matrices, of the classes that are worked on at a time.
+CHUNK_ELEMENTS = 1 << 23
+
+# Rows of a class that are added to its [D, D] Gram matrix at a time.
+GRAM_ROWS = 1024
+
+_EPS = float(jnp.finfo(jnp.float32).eps)
+
+
+def effective_rank(matrix):
+    """Effective rank: the number of equal singular values of the same entropy.
+
+    erank(A) = exp(-sum_j p_j log p_j),  p = s / sum(s), s the singular values of A;  erank(0) = 0.
+    (Roy and Vetterli 2007.) Between 1 and the rank for any other matrix, whatever its scale.
+    For a covariance matrix the singular values are the variances along the principal axes.
+
+    matrix: floating [m, n]. Singular values below 4 eps of the largest count as zero.
+    Returns a float32 scalar. Raises ValueError for another shape or type.
+    """
+    numerics.check_features("matrix", matrix)
+    if 0 in jnp.shape(matrix):
+        return jnp.zeros((), jnp.float32)
+    matrix = jnp.asarray(matrix).astype(jnp.float32)
+    return exp_entropy(singular_values(jnp.ldexp(matrix, -binary_exponent(matrix))))
+
+
+def singular_values(matrix):
+    """Singular values of float32 [..., m, n]; zero where below 4 eps of the largest."""
+    values = lax.linalg.svd(matrix, full_matrices=False, compute_uv=False)
+    return jnp.where(values <= 4 * _EPS * values[..., :1], 0.0, values)
+
+
+def eigenvalues(gram):
+    """Eigenvalues of symmetric [..., n, n], smallest first; those at zero are of either sign."""
+    values = jnp.linalg.eigvalsh(gram)
+    lost = jnp.trace(gram, axis1=-2, axis2=-1) - jnp.sum(values, axis=-1)
+    return values + lost[..., None] / values.shape[-1]
+
+
+def entropy(p):
+    """-sum p log|p| over the last axis, with 0 log 0 = 0."""
+    return -jnp.sum(p * jnp.log(jnp.where(p == 0, 1.0, jnp.abs(p))), axis=-1)
+
+
+def exp_entropy(weights):
+    """exp of the entropy of weights / sum(weights) over the last axis; 0 for no weight at all."""
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    rank = jnp.exp(entropy(weights / jnp.where(total == 0, 1.0, total)))
+    return jnp.where(total[..., 0] == 0, 0.0, rank)
+
+
+def whitening(centred, means, counted):
+    """A [D, r] with |A' x|² = x' S_B^+ x / K, S_B the covariance of the counted means."""
+    _, values, directions = jnp.linalg.svd(centred, full_matrices=False)
+    # The means are exact to rounding of their own size, which a shared component makes large.
+    size = jnp.linalg.norm(class_stats.masked(means, counted))
+    keep = values > 4 * _EPS * size
+    # Centred, K means span K-1 dimensions: the last singular value is nothing but rounding.
+    order = jnp.arange(values.shape[0], dtype=jnp.int32)
+    keep &= order < jnp.sum(counted, dtype=jnp.int32) - 1
+    return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)[None, :]
+
+
+def matrix_entropy(eigenvalues, trace):
+    """-sum l log l of eigenvalues [..., n] known up to a factor, of matrices of known trace."""
+    total = jnp.sum(eigenvalues, axis=-1, keepdims=True)
+    return entropy(trace[..., None] * ratio(eigenvalues, total))
+
+
+def information(of_prototypes, of_means, joint):
+    """Matrix mutual information ratio and entropy difference ratio, of three entropies."""
+    least = jnp.minimum(of_prototypes, of_means)
+    # With one entropy zero the joint one equals the other: the ratio is 0/0.
+    mutual = jnp.where(least == 0, 0.0, ratio(of_prototypes + of_means - joint, least))
+    most = jnp.maximum(of_prototypes, of_means)
+    return mutual, ratio(jnp.abs(of_prototypes - of_means), most)
+
+
+def mir_at_collapse(number):
+    """MIR at collapse of `number` classes, a Python int or a traced float.
+
+    0 for two classes, where both entropies are 0; the formula falls without bound towards K = 2.
+    """
+    if isinstance(number, int):
+        return 0.0 if number <= 2 else _mir_formula(number - 1.0, math.log)
+    others = jnp.maximum(number - 1, 2)
+    return jnp.where(number <= 2, 0.0, _mir_formula(others, jnp.log))
+
+
+def _mir_formula(others, log):
+    return 1 / others + (others - 1) * log(others - 1) / (others * log(others))
+
+
+def ratio(a, b):
+    """a / b of values from 0 up, with 0/0 = 0 and x/0 = infinity."""
+    return jnp.where(b == 0, jnp.where(a == 0, 0.0, jnp.inf), a / jnp.where(b == 0, 1.0, b))
+
+
+def binary_exponent(x):
+    """Integer e with the largest entry of `x` between 2^(e-1) and 2^e; 0 where not finite.
+
+    Divided by 2^e, x keeps all its digits, and its squares neither over- nor underflow.
+    """
+    largest = jnp.max(jnp.abs(x), initial=0.0)
+    exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0.0))[1]
+    return jnp.clip(exponent, -126, 126)
+
+
+def plan_classes(counts, dim, devices=1):
+    """Groups of classes to decompose together, from the rows `counts` [K] (or bounds) of each.
+
+    Returns (widths, groups). A class of n < D rows is decomposed through its rows, padded to
+    the widest of its group, whose classes have up to twice as many rows as each other; `widths`
+    holds that number. The others, of width 0, go through their [D, D] Gram matrix. `groups` holds
+    int32 arrays [chunks, classes], padded with K, of the same number of classes for each device.
+    """
+    counts = np.asarray(counts)
+    wide = counts >= dim
+    octave = np.ceil(np.log2(np.maximum(counts, 32))).astype(int)
+    octave[wide] = 0
+    octave[counts < 2] = -1
+    widths, groups = [], []
+    for group in np.unique(octave[octave >= 0]):
+        members = np.flatnonzero(octave == group)
+        width = 0 if group == 0 else min(-(-int(counts[members].max()) // 8) * 8, dim)
+        most = max(CHUNK_ELEMENTS // ((width or dim) * dim), devices)
+        if jax.default_backend() == "cpu":
+            # LAPACK of a batch waits in XLA's thread pool for tasks of that same pool: where as
+            # many calls wait as the pool has threads, as on simulated devices, none ever ends.
+            most = devices
+        chunks = math.ceil(len(members) / most)
+        per_chunk = math.ceil(math.ceil(len(members) / chunks) / devices) * devices
+        padded = np.full(chunks * per_chunk, len(counts), np.int32)
+        padded[: len(members)] = members
+        widths.append(width)
+        groups.append(padded.reshape(chunks, per_chunk))
+    return tuple(widths), tuple(groups)
+
+
+@functools.partial(jax.jit, static_argnames=("widths", "sharding"))
+def mean_class_rank(features, labels, where, stats, groups, *, widths, sharding=None):
+    """Mean over classes of two rows or more of erank(Cov of the class's unit rows).
+
+    stats: `ClassStats` of the unit rows. widths, groups: of `plan_classes`. sharding: how a chunk
+    [classes, ...] of classes is laid out over devices, each of which decomposes its own.
+    NaN where no class has two rows.
+    """
+    rows, num_classes = labels.shape[0], stats.counts.shape[0]
+    keep = numerics.row_mask(labels, num_classes, where)
+    by_class = jnp.argsort(jnp.where(keep, labels, num_classes), stable=True)
+    first_rows = jnp.cumsum(stats.counts, dtype=jnp.int32) - stats.counts
+    # A class without spread has no rows to look at.
+    row_counts = jnp.where(class_stats.spread(stats) == 0, 0, stats.counts)
+
+    def residuals(label, first, width):
+        """Unit rows number first..first+width of a class, less its mean; zeros beyond its last."""
+        member = first + jnp.arange(width, dtype=jnp.int32)
+        within = member < jnp.take(row_counts, label, mode="fill", fill_value=0)
+        position = jnp.take(first_rows, label, mode="clip") + member
+        chosen = jnp.take(by_class, position, mode="clip")
+        # The rows are gathered before they are normalised: no [N, D] of directions is made.
+        picked = class_stats.masked(jnp.take(features, chosen, axis=0, mode="clip"), within)
+        centre = jnp.take(stats.means, label, axis=0, mode="clip")
+        return jnp.where(within[:, None], numerics.l2_normalize(picked) - centre[None, :], 0.0)
+
+    def dims_gram(label):
+        def add(i, gram):
+            part = residuals(label, i * width, width)
+            return gram + numerics.matmul(part.T, part)
+
+        dim, width = features.shape[1], min(GRAM_ROWS, rows)
+        blocks = -(-jnp.take(row_counts, label, mode="fill", fill_value=0) // width)
+        return lax.fori_loop(0, blocks, add, jnp.zeros((dim, dim), jnp.float32))
+
+    def ranks_of_chunk(labels_of_chunk, width):
+        if width:
+            parts = jax.vmap(lambda label: residuals(label, 0, width))(labels_of_chunk)
+            spectrum = rows_spectrum
+        else:
+            parts = lax.map(dims_gram, labels_of_chunk)
+            spectrum = eigenvalues
+        if sharding is not None:
+            parts = lax.with_sharding_constraint(parts, sharding)
+        return exp_entropy(spectrum(parts))
+
+    ranks = jnp.zeros((num_classes,), jnp.float32)
+    for width, group in zip(widths, groups, strict=True):
+        found = lax.map(functools.partial(ranks_of_chunk, width=width), group)
+        ranks = ranks.at[group.reshape(-1)].set(found.reshape(-1), mode="drop")
+    paired = stats.counts >= 2
+    number = jnp.sum(paired, dtype=jnp.float32)
+    return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(number > 0, number, jnp.nan)
+
+
+def rows_spectrum(rows):
+    """Eigenvalues of rows @ rows.T for centred rows [..., n, D], n <= D, in any order."""
+    # On CPU the singular values cost less than `eigvalsh`, which computes the vectors too, and
+    # are more accurate; accelerators have no fast SVD of a batch.
+    return lax.platform_dependent(
+        rows,
+        cpu=lambda rows: singular_values(rows) ** 2,
+        default=lambda rows: eigenvalues(numerics.matmul(rows, rows.mT)),
+    )

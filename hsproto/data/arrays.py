@@ -1,0 +1,119 @@
+"""Sources in memory: npz files, and the digits that come with scikit-learn."""
+
+import zipfile
+
+import numpy as np
+
+from hsproto.data.source import Splits, existing_data_dir, load_size
+from hsproto.errors import UserError, one_line
+
+
+class ArraySource:
+    """Images and labels that lie in memory: uint8 [N, H, W, C] and integers [N]."""
+
+    def __init__(self, images, labels, class_names):
+        self.images = images
+        self.labels = np.asarray(labels, np.int32)
+        self.class_names = tuple(class_names)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        return self.images[i], int(self.labels[i])
+
+
+def load_digits(config):
+    """scikit-learn's 1,797 handwritten digits, 8x8, grey.
+
+    Their 17 grey levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
+    each class its share) are drawn once, with a seed of their own, as the test set; the other
+    1,437 are the training set, whatever `config.seed` is.
+    """
+    from sklearn.datasets import load_digits  # half a second that other sources need not pay
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    parts = train_test_split(
+        np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0
+    )
+    train, test = map(np.sort, parts)
+    names = [str(digit) for digit in digits.target_names]
+    return Splits(
+        array_source(images[train], digits.target[train], names, "digits", config),
+        array_source(images[test], digits.target[test], names, "digits", config),
+    )
+
+
+def load_arrays(config):
+    """An npz with {train,test}_{images,labels} and class_names; data_dir is it or its folder."""
+    path = existing_data_dir(config)
+    if path.is_dir():
+        path = path / f"{config.dataset}.npz"
+        if not path.exists():
+            raise UserError(
+                f"config key data_dir={config.data_dir} holds no {path.name}: put it there, or "
+                "set data_dir to the npz file itself"
+            )
+    keys = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
+    try:
+        with np.load(path) as file:
+            missing = [key for key in keys if key not in file]
+            arrays = [] if missing else [file[key] for key in keys]
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        reason = one_line(error)
+        raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
+    *arrays, names = arrays
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise UserError(
+            f"class_names in {path} must be a list of strings; "
+            f"got {names.dtype} of shape {names.shape}"
+        )
+    names = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    return Splits(
+        array_source(*arrays[:2], names, f"{path}: train", config),
+        array_source(*arrays[2:], names, f"{path}: test", config),
+    )
+
+
+def array_source(images, labels, names, place, config):
+    """An `ArraySource` of images uint8 [N, H, W(, C)] and labels [N], which index `names`.
+
+    Raises UserError, which says `place`, where type, shape, channels, size or a label is not what
+    `config` says.
+    """
+    if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise UserError(
+            f"{place} images must be uint8 [N, H, W] or [N, H, W, C]; "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{place} labels must be {len(images)} integers, one per image; "
+            f"got {labels.dtype} of shape {labels.shape}"
+        )
+    outside = labels[(labels < 0) | (labels >= len(names))]
+    if outside.size:
+        raise UserError(
+            f"{place} labels must lie in 0..{len(names) - 1} ({len(names)} class names); "
+            f"got {outside[0]}"
+        )
+    _, height, width, channels = images.shape
+    if channels != config.channels and config.channels:
+        raise UserError(
+            f"config key channels={config.channels}, but {place} images have {channels}: "
+            f"set channels={channels}"
+        )
+    size = load_size(config)
+    if (height, width) != (size, size) and size:
+        option = "load_size" if config.load_size else "image_size"
+        raise UserError(
+            f"config key {option}={size}, but {place} images are {height}x{width}: "
+            + (f"set {option}={height}" if height == width else "they must be square")
+        )
+    return ArraySource(images, labels, names)

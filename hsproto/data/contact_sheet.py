@@ -1,0 +1,68 @@
+"""TODO."""
+
+import os
+
+import jax
+import numpy as np
+
+from hsproto import cli
+from hsproto.data import load as load_lib
+from hsproto.data import loader
+from hsproto.data import source as source_lib
+from hsproto.data.augment import make_augment, make_preprocess
+from hsproto.data.crops import RandomCrops
+from hsproto.errors import UserError
+
+
+def contact_sheet(config, out, rows=8, columns=9):
+    """Writes a PNG of `rows` training images: each as evaluation sees it, then augmented versions.
+
+    The images are spread evenly over the training set and cropped where training would crop them.
+    Normalisation is undone for display.
+    """
+    import matplotlib  # heavy, and the training step does not need it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    source = load_lib.load_splits(config).train
+    config = config.copy_and_resolve_references()
+    config.crop_on = loader.crop_place(source, config)
+    picked = np.linspace(0, len(source) - 1, rows).round().astype(int)
+    images, labels = zip(*(source[int(i)] for i in picked), strict=True)
+    images = np.stack(images)
+    augment = jax.jit(make_augment(config))
+    versions = [make_preprocess(config)(images)]
+    for step, key in enumerate(jax.random.split(jax.random.key(config.seed), columns - 1)):
+        if config.crop_on == "host":
+            read = RandomCrops(source, config).read
+            images = np.stack([read(int(i), step, j)[0] for j, i in enumerate(picked)])
+        versions.append(augment(key, images))
+    mean, std = source_lib.normalization(config)
+    figure, axes = plt.subplots(
+        rows, columns, squeeze=False, figsize=(1.2 * columns, 1.2 * rows), layout="compressed"
+    )
+    for j, version in enumerate(versions):
+        shown = np.clip(np.asarray(version) * np.asarray(std) + np.asarray(mean), 0, 1)
+        axes[0, j].set_title("image" if j == 0 else f"view {j}", fontsize=8)
+        for i, label in enumerate(labels):
+            axis = axes[i, j]
+            axis.imshow(shown[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if j == 0:
+                axis.set_ylabel(source.class_names[label], fontsize=8, parse_math=False)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
+        raise UserError(f"cannot write {out}: {error}") from error
+    finally:
+        plt.close(figure)
+
+
+def main(argv):
+    parser = cli.Parser(__doc__, prog="hsproto augment")
+    parser.add_argument("--out", required=True, help="the picture to write, as sheet.png")
+    args, config = parser.parse_with_config(argv)
+    contact_sheet(config, args.out)
+    print(os.path.abspath(args.out))
+    return 0

@@ -1,0 +1,251 @@
+"""How the images that `sampler` picks for a step reach the devices.
+
+Small sets lie on the devices whole and a batch is a gather; large ones are read and decoded by
+grain's threads or worker processes, each process its own rows. Both give the same batches, unless
+training images are cropped on the host, which is a matter of reading and not of the device.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax import lax
+
+from hsproto import config as config_lib
+from hsproto.data import sampler
+from hsproto.data.crops import RandomCrops
+from hsproto.errors import UserError
+from hsproto.parallel.mesh import over_batch, replicated
+
+RESIDENT_BYTES = 2**30  # `placement="auto"` keeps sets up to this size on the devices
+
+
+def rows_of_process(sharding, batch_size):
+    """Rows of a global batch, in order, that this process's devices hold under `sharding`.
+
+    A contiguous slice where the mesh has each process's devices side by side, as
+    `jax.make_mesh` arranges them; right for any other arrangement too.
+    """
+    shards = sharding.addressable_devices_indices_map((batch_size,)).values()
+    slices = {index[0].indices(batch_size)[:2] for index in shards}
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(slices)])
+
+
+def resident(source):
+    """(images uint8 [N, H, W, C], labels int32 [N]) of a whole source, in host memory."""
+    if hasattr(source, "images"):
+        return source.images, source.labels
+    rows = np.arange(len(source))
+    return _load(_Squares(source), rows, rows, step=0, threads=_num_threads())
+
+
+def crop_place(source, config):
+    """ "host" or "device": what `config.crop_on` means for a training set."""
+    if config.crop_on != "auto":
+        return config.crop_on
+    on_host = hasattr(source, "picture") and config_lib.has_random_crop(config)
+    return "host" if on_host and not _is_resident(source, config.placement) else "device"
+
+
+def open_loader(source, config, mesh):
+    """A Feed of `source` on `mesh`, placed and read as `config` says.
+
+    Uses config.placement, workers, batch_size and seed, and what `hsproto.data.crops` does where
+    crop_on is host. A set to be streamed is checked first, one to be resident is read whole, so an
+    unreadable image raises UserError here.
+    """
+    return Loader(source, config, mesh)
+
+
+class Loader:
+    """Batches of one source, as global arrays sharded over the mesh axis "data".
+
+    Training and evaluation share one Feed, so a resident set is on the devices once.
+    """
+
+    def __init__(self, source, config, mesh):
+        self.source = source
+        self._config, self._mesh = config, mesh
+        self.is_resident = _is_resident(source, config.placement)
+        if self.is_resident:
+            images, labels = resident(source)
+            everywhere = replicated(mesh)
+            self._images = _put(everywhere, images, images.shape)
+            self._labels = _put(everywhere, labels, labels.shape)
+            self._take = jax.jit(_take, static_argnums=3)
+        elif hasattr(source, "check"):
+            source.check()
+
+    def __len__(self):
+        return len(self.source)
+
+    def batches(self, start_step, num_steps):
+        """Yields the training batches of steps start_step..start_step+num_steps-1.
+
+        Each is {"image": uint8 [B, H, W, C], "label": int32 [B]} with B = config.batch_size,
+        which the number of devices must divide; with n = config.microbatches > 1 the rows have two
+        axes, [n, B/n], and the second is split over the devices. Where config.crop_on is "host"
+        each image has a leading axis of views, of random crops read from the source.
+        """
+        steps = range(start_step, start_step + num_steps)
+        indices = sampler.make(self.source, self._config).indices
+        on_host = self._config.crop_on == "host"
+        crops = RandomCrops(self.source, self._config) if on_host else None
+        for _, batch in self._fetch(indices, steps, self._config.microbatches, crops):
+            yield batch
+
+    def in_order(self, batch_size):
+        """Yields every image of the source once, in order, in batches of one shape.
+
+        {"image", "label", "where": bool [batch_size]}. The last batch is filled up with black
+        images of label -1 for which `where` is False. `batch_size` must be a multiple of the
+        number of devices.
+        """
+        indices = functools.partial(_rows_in_order, len(self.source), batch_size)
+        split = over_batch(self._mesh)
+        for mine, batch in self._fetch(indices, range(-(-len(self.source) // batch_size))):
+            yield batch | {"where": _put(split, mine >= 0, (batch_size,))}
+
+    def _fetch(self, indices, steps, microbatches=1, crops=None):
+        """(this process's rows of the batch, batch) of each step; row -1 is padding.
+
+        Images are the source's squares or, if given, its `crops`.
+        """
+        if not steps:
+            return
+        size = len(indices(steps[0]))
+        several = microbatches > 1
+        rows_shape = (microbatches, size // microbatches) if several else (size,)
+        columns = rows_of_process(over_batch(self._mesh), rows_shape[-1])
+        split = over_batch(self._mesh, axis=int(several))
+        mine = functools.partial(_rows_here, indices, rows_shape, columns)
+        if self.is_resident and not crops:
+            for step in steps:
+                rows = _put(split, mine(step).astype(np.int32), rows_shape)
+                yield mine(step), self._take(self._images, self._labels, rows, split)
+            return
+        places = np.arange(size).reshape(rows_shape)[..., columns]
+        reader = crops or _Squares(self.source)
+        stream = _stream(reader, mine, places, steps, self._config.workers)
+        try:
+            for step, (images, labels) in zip(steps, stream, strict=True):
+                batch = {
+                    "image": _put(split, images, (*rows_shape, *images.shape[len(rows_shape) :])),
+                    "label": _put(split, labels, rows_shape),
+                }
+                yield mine(step), batch
+        finally:
+            stream.close()
+
+
+def _is_resident(source, placement):
+    if placement not in ("auto", "resident", "stream"):
+        raise UserError(f"placement={placement!r} is unknown: use auto, resident or stream")
+    if placement == "auto":
+        return len(source) * source[0][0].nbytes <= RESIDENT_BYTES
+    return placement == "resident"
+
+
+_put = jax.make_array_from_process_local_data
+
+
+def _take(images, labels, rows, sharding):
+    where = rows >= 0
+    rows = jnp.where(where, rows, 0)
+    batch = {
+        "image": jnp.where(where[..., None, None, None], images[rows], 0),
+        "label": jnp.where(where, labels[rows], -1),
+    }
+    return lax.with_sharding_constraint(batch, sharding)
+
+
+def _rows_in_order(num_examples, batch_size, step):
+    rows = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.where(rows < num_examples, rows, -1)
+
+
+def _rows_here(indices, shape, columns, step):
+    """This process's part of a step's rows, which have one axis or, with microbatches, two."""
+    return indices(step).reshape(shape)[..., columns]
+
+
+class _Squares:
+    """The images of a source as it gives them, whatever the step."""
+
+    def __init__(self, source):
+        self._source, self.shape = source, source[0][0].shape
+
+    def read(self, row, step, place):
+        return self._source[row]
+
+
+def _stream(reader, mine, places, steps, workers):
+    """A grain iterator over this process's (images, labels) of each step.
+
+    One element is one batch, loaded by a pool of threads. Batching single images after grain's
+    worker processes would not do: each worker takes every n-th element, so they would end up in
+    other batches than the sampler says.
+    """
+    # Several worker processes share the cores; a single one has them for its threads.
+    threads = max(1, _num_threads() // max(workers, 1))
+    load_step = functools.partial(_load_step, reader, mine, places, threads)
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
+    # Batches are large: two in the making per process hide the loading and bound the memory.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
+    if workers:
+        if not flags.FLAGS.is_parsed():
+            # grain hands its absl flags to the workers; outside absl's app.run nobody parsed them.
+            flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(workers), _live_as_long_as_parent
+        )
+    return iter(dataset)
+
+
+def _live_as_long_as_parent(worker, num_workers):
+    # A scheduler or Ctrl-C signals every process of a run; the main one still needs batches until
+    # it has reached the end of its step, and stops the workers then. If it is killed, it cannot.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+    def end_with_parent():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _load_step(reader, mine, places, threads, step):
+    return _load(reader, mine(step), places, step, threads)
+
+
+def _load(reader, rows, places, step, threads):
+    """(images, labels) of rows of a set that stand at `places` in the batch of a step."""
+    images = np.zeros((*rows.shape, *reader.shape), np.uint8)
+    labels = np.full(rows.shape, -1, np.int32)
+
+    def load_row(i):
+        if rows[i] >= 0:
+            images[i], labels[i] = reader.read(int(rows[i]), int(step), int(places[i]))
+
+    for _ in _pool(threads).map(load_row, np.ndindex(rows.shape)):
+        pass
+    return images, labels
+
+
+def _num_threads():
+    # Decoding releases the interpreter lock; more threads than cores hide the disk's latency.
+    return min(32, 4 * (os.cpu_count() or 1))
+
+
+@functools.cache
+def _pool(threads):
+    return ThreadPoolExecutor(threads, thread_name_prefix="hsproto-load")

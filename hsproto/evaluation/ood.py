@@ -1,0 +1,165 @@
+"""Out-of-distribution detection: can a run tell other images from those of its test set?
+
+  hsproto ood --workdir=runs/NAME --other SET... [--k=50]
+
+SET is an npz (`test_images` or `images`, uint8 [N, H, W(, C)]), a folder of images at any depth, or
+tfds:NAME, whose test split is read. Its images become of the run's size and channels, as those of a
+folder do; labels are not looked at, so leave out what shows the run's own classes.
+
+Scores, higher for images that look familiar:
+
+max_cosine  the largest cosine with a prototype (for cross entropy, a row of the classifier)
+energy      log Σ_c exp(logit_c), the negative free energy of Liu et al. (2020); the logits are
+            cosines over the run's temperature, for cross entropy the linear classifier's
+knn         the cosine with the k-th nearest training feature (Sun et al. 2022); features are those
+            that the classifier sees, of SCL its head's
+
+auroc is the probability that a test image scores above one of the others (a tie counts half);
+fpr95 the share of the others that pass at the threshold that 95 % of the test images pass.
+A table; in full in WORKDIR/ood.json.
+"""
+
+import os
+import zipfile
+
+import numpy as np
+from PIL import Image
+from scipy import special
+
+from hsproto import cli, prototypes
+from hsproto.data import arrays, decode, folder
+from hsproto.data import load as load_lib
+from hsproto.data import source as source_lib
+from hsproto.errors import UserError, one_line
+from hsproto.evaluation import trained
+from hsproto.evaluation.neighbors import kth_cosine
+from hsproto.parallel import processes
+from hsproto.runs import summary as summary_lib
+from hsproto.runs.files import to_json, write_text
+
+SCORES = ("max_cosine", "energy", "knn")
+
+
+def auroc(inside, outside):
+    """P(inside > outside) + P(equal)/2 over pairs of scores [N], [M]."""
+    from sklearn.metrics import roc_auc_score  # a second that other commands need not pay
+
+    truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    return float(roc_auc_score(truth, np.r_[inside, outside]))
+
+
+def fpr95(inside, outside):
+    """Share of `outside` at or above the highest threshold that keeps 95 % of `inside`."""
+    ascending = np.sort(inside)
+    return float(np.mean(outside >= ascending[len(ascending) // 20]))
+
+
+def scores(run, embedded, k):
+    """{score: float [N]} of embedded images by a `trained.TrainedRun`, padding left out."""
+    features = embedded.projections
+    logits, _ = run.logits(embedded)
+    cosines = run.on_host(prototypes.logits(features, run.weights))[embedded.where]
+    return {
+        "max_cosine": cosines.max(axis=1),
+        "energy": special.logsumexp(logits, axis=1),
+        "knn": kth_cosine(
+            run.on_host(features)[embedded.where],
+            run.train.projections,
+            k,
+            where=run.train.where,
+            on_host=run.on_host,
+        ),
+    }
+
+
+def detect(inside, outside):
+    """{score: {"auroc", "fpr95"}} of the scores of the test set and of other images."""
+    return {
+        name: {
+            "auroc": auroc(inside[name], outside[name]),
+            "fpr95": fpr95(inside[name], outside[name]),
+        }
+        for name in SCORES
+    }
+
+
+def read_other(location, config):
+    """A source of other images, of the size and channels of a run's own; every label is 0."""
+    if location.startswith("tfds:"):
+        other = config.copy_and_resolve_references()
+        other.update({"source": "tfds", "dataset": location[5:], "num_classes": 0, "data_dir": ""})
+        other.update({"imbalance_factor": 1.0, "class_list": "", "class_groups": ""})
+        return load_lib.load_splits(other).test
+    if os.path.isdir(location):
+        paths = folder.image_files(location)
+        if not paths:
+            raise UserError(f"--other={location} holds no image")
+        size = source_lib.load_size(config)
+        return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), size, config.channels)
+    return _read_npz(location, config)
+
+
+def format_table(results):
+    """AUROC and FPR95 of each set by each score, as text."""
+    rows = [f"{'':<24}" + "".join(f"{name:^18}" for name in SCORES)]
+    rows.append(f"{'':<24}" + f"{'auroc':>9}{'fpr95':>9}" * len(SCORES))
+    for other, found in results.items():
+        cells = "".join(
+            summary_lib.format_cell(found[s][m]) for s in SCORES for m in ("auroc", "fpr95")
+        )
+        name = os.path.basename(os.path.normpath(other))
+        rows.append(f"{name[:23]:<24}{cells}")
+    return "\n".join(rows)
+
+
+def _read_npz(path, config):
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"--other={path} is neither a folder of images nor an npz file")
+    try:
+        with np.load(path) as file:
+            key = next((key for key in ("test_images", "images") if key in file), None)
+            images = file[key] if key else None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = one_line(error)
+        raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
+    if images is None:
+        raise UserError(f"--other={path} holds neither test_images nor images")
+    grey = images.ndim == 3 or images.shape[-1] == 1
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not (grey or images.shape[3] == 3):
+        raise UserError(
+            f"--other={path} images must be uint8 [N, H, W] or [N, H, W, 1 or 3]; "
+            f"got {images.dtype} of shape {images.shape}"
+        )
+    size, mode = source_lib.load_size(config), "RGB" if config.channels == 3 else "L"
+    images = images.reshape(images.shape[:3]) if grey else images
+    fitted = [decode.centre_square(Image.fromarray(i).convert(mode), size) for i in images]
+    if not fitted:
+        raise UserError(f"--other={path} holds no image")
+    return arrays.ArraySource(np.stack(fitted), np.zeros(len(fitted)), ("other",))
+
+
+def main(argv):
+    parser = cli.Parser(__doc__, prog="hsproto ood")
+    cli.add_run_flags(parser)
+    parser.add_argument(
+        "--other", required=True, nargs="+", metavar="SET", help="npz, folder, tfds:"
+    )
+    parser.add_argument("--k", type=int, default=50, help="of knn (default 50)")
+    processes.add_flags(parser)
+    args = parser.parse_args(argv)
+    processes.join(args)
+    run = trained.TrainedRun(args.workdir, args.checkpoint)
+    others = {location: read_other(location, run.config) for location in args.other}
+    if not 1 <= args.k <= run.config.num_examples:
+        raise UserError(f"--k={args.k} must be in 1..{run.config.num_examples}, training images")
+    results = {}
+    with processes.exit_if_process_lost():
+        inside = scores(run, run.test, args.k)
+        for location, source in others.items():
+            results[location] = detect(inside, scores(run, run.embed(source), args.k))
+            processes.log_main(f"{location}: {len(source)} images")
+    if processes.is_main():
+        path = os.path.join(args.workdir, "ood.json")
+        write_text(path, to_json({"step": run.step, "k": args.k, "others": results}, indent=1))
+    processes.log_main(format_table(results))
+    return 0

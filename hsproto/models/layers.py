@@ -1,0 +1,121 @@
+"""Layers with their initializers: convolution, linear, BatchNorm, pooling."""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def drawn(distribution, scale):
+    """An initialiser: numbers of a standard distribution times `scale(*shape)`."""
+
+    def init(key, shape, dtype=jnp.float32):
+        # Drawn flat: the numbers are the same, and XLA:CPU, which can take 20 s to compile the
+        # random bits of one four-dimensional array, takes 0.3 s.
+        return (scale(*shape) * distribution(key, (math.prod(shape),), dtype)).reshape(shape)
+
+    return init
+
+
+_normal, _uniform = jax.random.normal, functools.partial(jax.random.uniform, minval=-1.0)
+# torch: kaiming_normal_(mode="fan_out", nonlinearity="relu"), which does not truncate.
+conv_init = drawn(_normal, lambda height, width, _, out: (2 / (height * width * out)) ** 0.5)
+# torch: nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for weights and bias.
+linear_init = drawn(_uniform, lambda fan_in, _: fan_in**-0.5)
+prototypes_init = drawn(_uniform, lambda _, fan_in: fan_in**-0.5)
+# torchvision's ViT. Glorot's rule sees queries, keys and values as one matrix of 3 D outputs.
+glorot_init = drawn(_uniform, lambda fan_in, fan_out: (6 / (fan_in + fan_out)) ** 0.5)
+attention_init = drawn(_uniform, lambda fan_in, _: (6 / (fan_in + 3 * fan_in)) ** 0.5)
+patches_init = drawn(_normal, lambda height, width, fan_in, _: (height * width * fan_in) ** -0.5)
+positions_init = drawn(_normal, lambda *_: 0.02)
+
+
+def bias_init(fan_in):
+    return drawn(_uniform, lambda _: fan_in**-0.5)
+
+
+def linear(inputs, dim, name):
+    """nn.Linear in float32; the default precision would be TF32 or bfloat16 on accelerators."""
+    return nn.Dense(
+        dim,
+        kernel_init=linear_init,
+        bias_init=bias_init(inputs.shape[-1]),
+        dtype=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST,
+        name=name,
+    )(inputs)
+
+
+def conv(channels, size, stride, dtype, name):
+    # "SAME" pads a stride-2 convolution unevenly, torch's integer padding evenly.
+    return nn.Conv(
+        channels,
+        (size, size),
+        (stride, stride),
+        padding=((size // 2, size // 2),) * 2,
+        use_bias=False,
+        kernel_init=conv_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def batch_norm(train, dtype, name, groups=1):
+    """Every BatchNorm of the package is made here.
+
+    flax's momentum 0.9 is torch's 0.1. flax averages the biased variance of the batch where torch
+    averages the unbiased one: the running variances differ by (n-1)/n, n = batch x height x width.
+    Under jit, on a batch sharded over a mesh, the statistics are those of the global batch, or with
+    `groups` those of as many groups of consecutive rows.
+    """
+    kwargs = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    return nn.BatchNorm(**kwargs) if groups == 1 else GroupedBatchNorm(groups=groups, **kwargs)
+
+
+class GroupedBatchNorm(nn.Module):
+    """flax's BatchNorm on each of `groups` groups of consecutive rows; same variables, same names.
+
+    That is what devices do that do not synchronise theirs. The running statistics average over the
+    groups, where each of those devices would keep its own.
+    """
+
+    groups: int
+    use_running_average: bool
+    momentum: float
+    epsilon: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        shape = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running = (
+            self.variable("batch_stats", "mean", jnp.zeros, shape),
+            self.variable("batch_stats", "var", jnp.ones, shape),
+        )
+
+        def normalise(x, mean, variance):
+            y = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
+            return y.astype(self.dtype)
+
+        if self.use_running_average:
+            return normalise(x, *(kept.value for kept in running))
+        rows = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
+        axes = tuple(range(1, rows.ndim - 1))
+        mean = jnp.mean(rows, axes, keepdims=True)
+        variance = jnp.mean(jnp.square(rows), axes, keepdims=True) - jnp.square(mean)
+        variance = jnp.maximum(variance, 0.0)
+        for kept, new in zip(running, (mean, variance), strict=True):
+            average = jnp.mean(new, axis=tuple(range(new.ndim - 1)))
+            kept.value = self.momentum * kept.value + (1 - self.momentum) * average
+        return normalise(rows, mean, variance).reshape(x.shape)
+
+
+def average_pool(x):
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

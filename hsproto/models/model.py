@@ -1,0 +1,146 @@
+"""Images to features: backbone, embedding, SCL's projection head, and the classifier's prototypes.
+
+    images [B,H,W,C] -> backbone, pooled [B,D'] -> embedding [B,D] -> projection head [B,d]
+                                                 prototypes [K,D]
+
+The classifier head holds parameters and computes nothing: the losses take features and prototypes.
+
+Parameters are always float32. The backbone computes in `dtype`; from the pooling's output on
+everything is float32, because cosines are divided by temperatures of 0.1 and less.
+
+Layout and initialisation are those of torchvision, and the names of the layers too, up to
+"layer1.0.downsample.0" being `layer1_0/downsample_conv`.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hsproto.core.simplex import simplex_etf
+from hsproto.methods import LOSS_HEADS
+from hsproto.models.architecture import CONVNETS, RESNETS, VITS, validate
+from hsproto.models.convnets import ConvNet, ResNet
+from hsproto.models.layers import DTYPES, batch_norm, bias_init, linear, prototypes_init
+from hsproto.models.vit import VisionTransformer
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch; `projections` is `features` where there is no projection."""
+
+    features: jax.Array
+    projections: jax.Array
+
+
+class Model(nn.Module):
+    """Backbone, embedding and projection head, and the classifier's prototypes; see `build`."""
+
+    backbone: nn.Module
+    num_classes: int
+    head: str
+    embedding: str
+    embedding_dim: int
+    projection: str
+    projection_dim: int
+    bn_groups: int = 1
+
+    @nn.compact
+    def __call__(self, images, train):
+        features = self.backbone(images, train).astype(jnp.float32)
+        if self.embedding == "signed":
+            dim = self.embedding_dim or features.shape[-1]
+            features = linear(features, dim, "embedding")
+        elif self.embedding == "signed_bn":
+            features = batch_norm(train, jnp.float32, "embedding_bn", self.bn_groups)(features)
+
+        projections, dim = features, features.shape[-1]
+        if self.projection == "mlp":
+            projections = nn.relu(linear(projections, dim, "projection_hidden"))
+        if self.projection != "none":
+            projections = linear(projections, self.projection_dim, "projection")
+
+        self._make_head(dim)
+        return Outputs(features, projections)
+
+    def _make_head(self, dim):
+        shape = (self.num_classes, dim)
+        if self.head == "etf":
+            # A collection of its own: the optimiser, which sees `params`, cannot move it.
+            self.variable(
+                "constants", "prototypes", lambda: simplex_etf(self.make_rng("params"), *shape)
+            )
+        elif self.head != "none":
+            self.param("prototypes", prototypes_init, shape)
+        if self.head == "linear":
+            self.param("bias", bias_init(dim), shape[:1])
+
+
+def build(config, num_classes):
+    """The model that `config` describes, for `num_classes` classes.
+
+    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, convnet, or convnet_wide, whose last layer
+      has 4 `width` channels. `stem` and `width` (channels of the first stage) are for the ResNets,
+      `width` also for the convnets, `patch_size` for the ViTs.
+    - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
+      class token). "signed" puts a linear layer after it, to `embedding_dim` dimensions (0: as many
+      as the backbone has), "signed_bn" a BatchNorm. Non-negative features, as the pooled ones of
+      ResNets and convnet are, have no negative cosines and cannot form a simplex.
+    - `head`: "prototypes" (learnable [K,D]), "etf" (a fixed simplex equiangular tight frame; needs
+      D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "" is what the loss needs.
+    - `projection`, of SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
+    - `dtype`: what the backbone computes in.
+    - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch holds bn_groups / microbatches.
+
+    Raises UserError, one line, for values it does not know or that do not go together.
+    """
+    validate(config, num_classes)
+    dtype = DTYPES[config.dtype]
+    # Of those rows that the model sees at a time.
+    groups = max(1, config.bn_groups // config.microbatches)
+    if config.backbone in RESNETS:
+        kind, depths = RESNETS[config.backbone]
+        backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups)
+    elif config.backbone in VITS:
+        backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
+    else:
+        channels = tuple(config.width * factor for factor in CONVNETS[config.backbone])
+        backbone = ConvNet(channels, dtype, groups)
+    return Model(
+        backbone=backbone,
+        num_classes=num_classes,
+        head=config.head or LOSS_HEADS[config.loss][0],
+        embedding=config.embedding,
+        embedding_dim=config.embedding_dim,
+        projection=config.projection,
+        projection_dim=config.projection_dim,
+        bn_groups=groups,
+    )
+
+
+def init(model, key, image_shape):
+    """Variables of a model for images of shape (height, width, channels); pure, to be jitted.
+
+    A dict of `params`, `batch_stats` (empty for a model without BatchNorm) and, for a head that
+    does not learn, `constants`.
+    """
+    images = jnp.zeros((1, *image_shape), jnp.float32)
+    return {"batch_stats": {}, **model.init({"params": key}, images, train=False)}
+
+
+def forward(model, variables, images, train):
+    """Outputs for images [B,H,W,C], and the new `batch_stats` (the old ones when not training)."""
+    batch_stats = variables.get("batch_stats", {})
+    if not train:
+        return model.apply(variables, images, train=False), batch_stats
+    outputs, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs, updates.get("batch_stats", batch_stats)
+
+
+def output_dim(model, image_shape):
+    """d: the dimensions of a model's `projections` of images (height, width, channels)."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    make = lambda images: model.init_with_output(  # noqa: E731
+        {"params": jax.random.key(0)}, images, train=False
+    )[0]
+    return jax.eval_shape(make, images).projections.shape[-1]

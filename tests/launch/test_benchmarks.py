@@ -1,0 +1,115 @@
+"""The benchmarks run, at sizes of seconds, and what they read from compiled programs is right."""
+
+import json
+import runpy
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+from small_runs import ROOT
+
+from hsproto.parallel import mesh as mesh_lib
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs a benchmark as its command does; gives its report and what it printed."""
+
+    def benchmark(name, *flags, out="--out"):
+        path = tmp_path / f"{name}.json"
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags, f"{out}={path}"])
+        runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+        return json.loads(path.read_text()), capsys.readouterr().out
+
+    return benchmark
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import measuring
+
+    return measuring
+
+
+def test_losses(run):
+    report, _ = run("losses", "--quick", "--only=ntce", "--rounds=2")
+    assert [row["loss"] for row in report["rows"]] == ["normface", "ntce"] * 2
+    assert all(row["textbook/ours"]["median"] > 0 for row in report["rows"])
+
+
+def test_geometry(run):
+    report, _ = run("geometry", "--rows=300", "--classes=3", "--dim=8", "--sample=3", "--repeat=1")
+    assert report["erank_intra"] == pytest.approx(
+        report["erank_intra_textbook_on_sample"], rel=1e-3
+    )
+
+
+SMALL = "--rounds=2 --losses=nonl --batches=32 --classes=10,64 --dims=16 --devices=1,8 --rows=16"
+SMALL += (
+    " --step_rows=0 --weak_classes=8 --views=128 --ring_views=128 --large_views=256 --blocks=32"
+)
+
+
+def test_scaling(run):
+    only = "--only=loss,weak,scl,projection"
+    report, printed = run("scaling", only, *SMALL.split(), out="--json")
+    sections = report["sections"]
+    exchanged = {row["K"]: row["bytes exchanged"] for row in sections["loss"]}
+    # A maximum, a sum and a gradient a class or, where there are more classes than rows, a row
+    # and the labels; and the mean's two scalars.
+    assert exchanged == {10: 4 * (3 * 10 + 2), 64: 4 * (4 * 32 + 2)}
+    sent = {row["devices"]: row["bytes sent a device"] for row in sections["weak"]}
+    assert sent == {1: 0, 8: 2 * 7 / 8 * 4 * (3 * 8 + 2 + 8 * 16)}
+    ways = [row["keys by"] for row in sections["scl"]["gather and ring"]]
+    assert ways == ["gather", "gather, in 8 blocks", "ring"]
+    assert "PROJECTION, not measured" in printed and "256 TPU v5e" in printed
+
+
+def test_a_cell_that_would_take_too_long_is_left_out_and_said(run):
+    flags = "--only=loss --losses=ntce --batches=32 --classes=10 --dims=16 --max_seconds=0"
+    report, _ = run("scaling", *flags.split(), out="--json")
+    (row,) = report["sections"]["loss"]
+    assert row["ms"] is None and "s a call" in row["not timed"] and row["bytes exchanged"]
+
+
+def test_throughput(run):
+    flags = "--cases=resnet18 --width=8 --batch=4 --size=8 --steps=2 --rounds=2 --peak_tflops=1"
+    (row,) = run("throughput", *flags.split(), "--against=")[0]["rows"]
+    assert row["images/s"] == pytest.approx(4e3 / row["ms a step"])
+    assert 0 < row["loss, % of step"] < 100 and 0 < row["MFU, %"] < 100
+
+
+def test_bytes_of_collectives_are_read_from_the_compiled_program(measuring):
+    mesh = mesh_lib.make_mesh()
+    rows, whole = PartitionSpec("data"), PartitionSpec()
+
+    def exchange(x):  # [3, 5] a device
+        def turn(carry, _):
+            return lax.ppermute(carry, "data", [(i, (i + 1) % 8) for i in range(8)]), None
+
+        passed = lax.scan(turn, x, None, length=7)[0]
+        gathered = lax.all_gather(x, "data", tiled=True)
+        shares = lax.psum_scatter(jnp.sin(gathered), "data", tiled=True)
+        return lax.psum(jnp.sum(passed * shares, axis=0), "data")
+
+    shape = jax.ShapeDtypeStruct((24, 5), jnp.float32)
+    mapped = jax.shard_map(exchange, mesh=mesh, in_specs=rows, out_specs=whole)
+    found = measuring.collectives(jax.jit(mapped).lower(shape).compile(), mesh.size)
+    assert {(c.kind, c.size, c.times) for c in found} == {
+        ("collective-permute", 3 * 5 * 4, 7),
+        ("all-gather", 24 * 5 * 4, 1),
+        ("reduce-scatter", 24 * 5 * 4, 1),
+        ("all-reduce", 5 * 4, 1),
+    }
+    assert measuring.exchanged(found) == (7 * 15 + 2 * 120 + 5) * 4
+    sent = {c.kind: c.sent(8) for c in found}
+    assert sent["collective-permute"] == 7 * 60
+    assert sent["all-gather"] == sent["reduce-scatter"] == 7 / 8 * 480
+    assert sent["all-reduce"] == 2 * 7 / 8 * 20

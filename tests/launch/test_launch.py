@@ -1,0 +1,189 @@
+"""Launchers say what they would do, start again what can succeed, and never repeat what is done."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from launchers import launch, stand_in
+from small_runs import ROOT, SMALL
+
+SHELL = ["launch/gpu.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch", ".ci/run"]
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shell_scripts_are_clean():
+    done = subprocess.run(["shellcheck", *SHELL], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+POD = ("--name=p", "--zone=z", "--type=v5litepod-16", "--nfs=10.0.0.2:/share")
+DRY = {
+    "gpu.sh": ("--config=a.py:b=c", "--workdir=d e"),
+    "tpu_pod.sh": (*POD, "--config=a.py:b=c", "--workdir=d e"),
+    "slurm.sbatch": ("--config=a.py:b=c", "--workdir=d e"),
+    "simulate_pod.py": ("--config=a.py:b=c", "--workdir=d e"),
+    "sweep.py": ("--config=a.py:b=c", "--out=d e"),
+}
+
+
+@pytest.mark.parametrize("script", DRY)
+def test_a_dry_run_prints_the_commands_and_starts_nothing(script, tmp_path):
+    for name in ("python", "gcloud", "srun", "git"):
+        stand_in(tmp_path, name, "")
+    flags, environment = DRY[script], {"PYTHON": str(tmp_path / "python")}
+    done, calls = launch(tmp_path, script, "--dry-run", *flags, **environment)
+    assert done.returncode == 0 and not calls, done.stderr
+    told = re.sub(r"[\\'\"]", "", done.stdout)  # without its quoting
+    assert "-m hsproto.train" in told and "--config=a.py:b=c" in told and "d e" in told
+
+
+def test_on_a_gpu_a_finished_run_and_a_users_mistake_are_not_repeated(tmp_path):
+    for status in (0, 2):
+        python = stand_in(tmp_path, "python", f"exit {status}")
+        done, calls = launch(tmp_path, "gpu.sh", "--workdir=x", PYTHON=str(python))
+        assert done.returncode == status
+        assert calls[-1] == "python -m hsproto.train --workdir=x"
+    assert len(calls) == 2
+
+
+def test_on_a_gpu_a_run_that_died_is_started_again(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    python = stand_in(tmp_path, "python", "exit 1")
+    done, calls = launch(tmp_path, "gpu.sh", "--tries=3", "--workdir=x", PYTHON=str(python))
+    assert done.returncode == 1 and sum(c.startswith("python") for c in calls) == 3
+
+
+def test_a_signal_to_the_gpu_launcher_lets_the_run_save(tmp_path):
+    saved = tmp_path / "saved"
+    python = stand_in(
+        tmp_path, "python",
+        f"trap 'sleep 0.5; echo saved > {saved}; exit 0' TERM\nwhile true; do sleep 0.05; done",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [ROOT / "launch/gpu.sh", "--workdir=x"], env=os.environ | {"PYTHON": str(python)}
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "calls").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0 and saved.exists()
+
+
+def gcloud(state, fails=""):
+    """What stands in for gcloud: a pod's state is `state` once it was created."""
+    return f"""
+case "$*" in
+  *create*) echo {state} > "$0.state" ;;
+  *delete*) rm -f "$0.state" ;;
+  *describe*) cat "$0.state" 2>/dev/null || exit 1 ;;
+  {fails or "never"}) exit 1 ;;
+esac"""
+
+
+def verbs(calls):
+    return [word for c in calls for word in c.split() if word in ("create", "scp", "delete")]
+
+
+def test_a_pod_that_was_preempted_is_created_anew(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    stand_in(tmp_path, "gcloud", gcloud("PREEMPTED", fails="*hsproto.train*"))
+    flags = (*POD, "--spot", "--tries=2", "--config=a.py", "--workdir=w")
+    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    assert done.returncode == 1
+    assert verbs(calls) == ["create", "scp", "delete", "create", "scp", "delete"]
+    assert any("--version=v2-alpha-tpuv5-lite --spot" in c for c in calls)
+
+
+def test_a_pod_is_created_used_and_deleted_also_after_a_failure(tmp_path):
+    stand_in(tmp_path, "sleep", "")
+    stand_in(tmp_path, "gcloud", gcloud("READY", fails="*hsproto.train*"))
+    flags = (*POD, "--tries=2", "--config=a.py", "--workdir=w")
+    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    assert done.returncode == 1
+    assert verbs(calls) == ["create", "scp", "delete"]
+    trained = [c for c in calls if "hsproto.train" in c]
+    assert len(trained) == 2
+    assert "--distributed --config=a.py --workdir=/mnt/hsproto/w" in trained[0]
+    done, _ = launch(tmp_path, "tpu_pod.sh", "--name=p")
+    assert done.returncode == 2 and "--zone is missing" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "finished", "queued"), [(0, True, 0), (0, False, 1), (2, False, 0)]
+)
+def test_a_slurm_job_is_queued_again_until_its_run_is_finished(tmp_path, status, finished, queued):
+    stand_in(tmp_path, "srun", f"exit {status}")
+    stand_in(tmp_path, "scontrol", "")
+    if finished:
+        (tmp_path / "summary.json").write_text("{}")
+    done, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", SLURM_JOB_ID="7")
+    assert done.returncode == status
+    assert sum(c == "scontrol requeue 7" for c in calls) == queued
+
+
+def test_a_slurm_job_that_fails_again_and_again_is_given_up(tmp_path):
+    stand_in(tmp_path, "srun", "exit 1")
+    stand_in(tmp_path, "scontrol", "")
+    environment = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "5"}
+    done, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", **environment)
+    assert done.returncode == 1 and "given up" in done.stderr
+    assert not [c for c in calls if c.startswith("scontrol")]
+
+
+def test_a_sweep_runs_each_cell_once_and_tells_means_over_seeds(tmp_path):
+    summary = json.dumps({"test": {"accuracy": 0.5}})
+    body = f"""
+for flag in "$@"; do case "$flag" in --workdir=*) dir=${{flag#*=}} ;; esac; done
+case "$dir" in *loss=ntce*seed=1*) exit 1 ;; esac
+echo '{summary}' > "$dir/summary.json\""""
+    trainer = stand_in(tmp_path, "trainer", body)
+    flags = ("--config=a.py:x=1", f"--out={tmp_path / 'out'}", "--grid", "loss=nonl,ntce")
+    flags += ("--seeds=2", "--jobs=2", f"--launcher={trainer}")
+    done, calls = launch(tmp_path, "sweep.py", *flags)
+    assert done.returncode == 1 and len(calls) == 4, done.stderr
+    assert any("--config=a.py:x=1,loss=nonl,seed=0" in c for c in calls)
+    assert "loss=nonl: 0.5000 ± 0.0000 (n=2)" in done.stdout
+    assert "loss=ntce: 0.5000 (n=1)" in done.stdout
+    _, calls = launch(tmp_path, "sweep.py", *flags)
+    assert len(calls) == 5, "only the cell that failed is run again"
+    done, _ = launch(tmp_path, "sweep.py", "--config=a.py:x=2", *flags[1:])
+    assert done.returncode == 2 and "another --config" in done.stderr
+    done, _ = launch(tmp_path, "sweep.py", *flags, "--grid", "loss")
+    assert done.returncode == 2 and "not of the form" in done.stderr
+
+
+def test_a_stopped_sweep_lets_its_cells_save_and_begins_no_other(tmp_path):
+    trainer = stand_in(
+        tmp_path, "trainer", "trap 'echo saved >> " + str(tmp_path / "saved") + "; exit 0' TERM\n"
+        "while true; do sleep 0.05; done",
+    )  # fmt: skip
+    flags = ["--config=a.py", f"--out={tmp_path / 'out'}", "--seeds=3", f"--launcher={trainer}"]
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "launch/sweep.py", *flags], stdout=subprocess.PIPE, text=True
+    )
+    until = time.monotonic() + 30
+    while not (tmp_path / "calls").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert (tmp_path / "saved").read_text() == "saved\n"
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+def test_a_sweep_of_real_runs(tmp_path, child_environment):
+    config = f"--config={ROOT}/configs/digits.py:{SMALL},epochs=1,warmup_epochs=0"
+    done, _ = launch(
+        tmp_path, "sweep.py", config, f"--out={tmp_path}",
+        **child_environment | {"PYTHON": sys.executable},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + (tmp_path / "seed=0/log.txt").read_text()
+    assert "1 cells, 0 finished already" in done.stdout and "(n=1)" in done.stdout
