@@ -18,7 +18,7 @@ import pytest
 from small_runs import ROOT
 
 from hsproto import config as config_lib
-from hsproto import geometry, losses
+from hsproto import geometry, losses, metrics
 from hsproto.cli import COMMANDS, load_config
 
 README = (ROOT / "README.md").read_text()
@@ -140,10 +140,18 @@ def test_the_commands_in_running_text_have_their_flags(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_path_named_exists(page):
+def test_every_path_of_a_page_exists(page):
+    check_paths(page, PAGES[page])
+
+
+def test_every_path_of_the_build_notes_exists():
+    check_paths("BUILD_NOTES.md", (ROOT / "BUILD_NOTES.md").read_text())
+
+
+def check_paths(page, text):
     folders = "benchmarks|configs|docs|hsproto|launch|tests"
-    named = re.findall(rf"(?<![\w/.])(?:{folders})/[\w/.]*\w\.\w+", PAGES[page])
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", PAGES[page])
+    named = re.findall(rf"(?<![\w/.])(?:{folders})/[\w/.]*\w\.\w+", text)
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     for path in named:
         assert (ROOT / path).exists() or "NAME" in path, path
     for path in links:
@@ -182,8 +190,7 @@ def test_every_loss_is_in_the_table():
 
 def test_every_metric_of_the_report_is_explained():
     explained = PAGES["docs/geometry.md"].partition("## The metrics")[2]
-    accuracies = ("accuracy", "accuracy_class_means", "accuracy_many", "accuracy_adjusted")
-    for name in (*accuracies, *geometry.optimum(10)):
+    for name in (*metrics.METRICS, *geometry.optimum(10), "accuracy_many", "accuracy_adjusted"):
         assert f"`{name}`" in explained, name
 
 
