@@ -25,7 +25,7 @@ import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
-os.environ.setdefault("NPROC", "32")  # see README, Troubleshooting
+os.environ.setdefault("NPROC", "32")  # see docs/troubleshooting.md
 
 import jax
 import jax.numpy as jnp

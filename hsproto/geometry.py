@@ -265,8 +265,8 @@ def _blas_on_one_thread() -> Iterator[None]:
 
     BLAS splits even a decomposition of 500 rows over all cores. That gains nothing, and since its
     threads wait for each other in a loop, it takes up to 20 times as long wherever another program,
-    or XLA itself, runs a thread on one of these cores. threadpoolctl sets the limit; a light install
-    lacks it, and then only that time is lost.
+    or XLA itself, runs a thread on one of these cores. threadpoolctl sets the limit; a light
+    install lacks it, and then only that time is lost.
     """
     if jax.default_backend() != "cpu" or importlib.util.find_spec("threadpoolctl") is None:
         yield

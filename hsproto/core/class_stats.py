@@ -86,9 +86,9 @@ def update(
         labels: integer [B].
         where: bool [B], the rows that count; None: all. Rows with a label outside 0..K-1 do not
             count either.
-        transform: Maps a block of rows [b, D] to the rows that are counted, e.g. `numerics.l2_normalize`: a
-            function defined in a module, or a `jax.tree_util.Partial`. Rows that do not count are
-            zeroed before it sees them. None: the rows as given.
+        transform: Maps a block of rows [b, D] to the rows that are counted, e.g.
+            `numerics.l2_normalize`: a function defined in a module, or a `jax.tree_util.Partial`.
+            Rows that do not count are zeroed before it sees them. None: the rows as given.
 
     Returns:
         The statistics of all rows.
