@@ -121,7 +121,7 @@ def _measure(key, meaning):
 def render(told, remarks=()):
     """The text of index.html of what `collect` gives."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hsproto"), autoescape=True, undefined=jinja2.StrictUndefined,
+        loader=jinja2.PackageLoader("hsproto.reporting.page"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"number": _number, "cosine": lambda value: _number(value, 2)}
