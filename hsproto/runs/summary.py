@@ -25,13 +25,13 @@ def format_table(summary):
     at_collapse = optimum(SimpleNamespace(config=config))
     name = f"{config['dataset']}, {config['loss']}, {config['embedding']}, step {summary['step']}"
     lines = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
-    for key, meaning in (LONG_TAIL | METRICS).items():
+    for key, metric in (LONG_TAIL | METRICS).items():
         values = [summary[split].get(key) for split in ("test", "train")]
         undefined = not any(value is not None and math.isfinite(value) for value in values)
         if undefined and not (key in LONG_TAIL and key in summary["test"]):
             continue
         cells = "".join(format_cell(v) for v in (*values, at_collapse.get(key)))
-        lines.append(f"{f'{key:<23} {meaning}':<66}{cells}")
+        lines.append(f"{f'{key:<23} {metric.meaning}':<66}{cells}")
     return "\n".join(lines)
 
 

@@ -217,22 +217,23 @@ def test_evaluation_sees_centre_squares(folder):
 PROCESS = """
 import argparse, hashlib, json, sys
 import jax
-from hsproto import cli, data, distributed, feed, sharding
-from hsproto import state as state_lib
+from hsproto import cli
+from hsproto.data import load, loader
+from hsproto.parallel import mesh, processes
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--config")
-    distributed.add_flags(parser)
+    processes.add_flags(parser)
     args = parser.parse_args()
-    distributed.join(args)
+    processes.join(args)
     config = cli.load_config(args.config)
-    splits = data.load(config)
-    config = state_lib.resolve(config, splits)
+    splits = load.load_splits(config)
+    config = load.resolve(config, splits)
     read, picture = [], splits.train.picture
     splits.train.picture = lambda i: read.append(i) or picture(i)
     found = []
-    for batch in feed.open(splits.train, config, sharding.make_mesh()).batches(0, 2):
+    for batch in loader.open_loader(splits.train, config, mesh.make_mesh()).batches(0, 2):
         shards = sorted(batch["image"].addressable_shards, key=lambda s: s.index[0].start or 0)
         found.append([hashlib.sha256(bytes(s.data)).hexdigest() for s in shards])
     print(json.dumps({"shards": found, "read": read}), flush=True)

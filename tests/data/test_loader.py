@@ -208,13 +208,15 @@ def test_an_image_that_breaks_while_it_is_streamed_is_named(pictures, workers):
 
 STREAM = """
 import multiprocessing
-from hsproto import config, data, feed, sharding
+from hsproto import config
+from hsproto.data import load, loader
+from hsproto.parallel import mesh
 
 if __name__ == "__main__":
     config = config.default()
     config.update(image_size=8, channels=1, batch_size=8, placement="stream", workers=1)
-    source = data.load(config).train
-    for batch in feed.open(source, config, sharding.make_mesh()).batches(0, 10**6):
+    source = load.load_splits(config).train
+    for batch in loader.open_loader(source, config, mesh.make_mesh()).batches(0, 10**6):
         print(multiprocessing.active_children()[0].pid, flush=True)
         input()
 """

@@ -139,7 +139,7 @@ def test_contrastive_recipes_train_without_the_head_too():
 def test_the_probes_protocol_is_the_papers():
     for name, (epochs, rate, decays) in PROBES.items():
         text = (ROOT / f"configs/{name}.py").read_text().split('"""')[1]
-        command = re.search(r"hsproto\.probe --workdir=\S+(?: \\\n +(.*))?", text).group(1) or ""
+        command = re.search(r"hsproto probe --workdir=\S+(?: \\\n +(.*))?", text).group(1) or ""
         flags = dict(re.findall(r"--(\w+)=(\S+)", command))
         assert float(flags.get("epochs", 100)) == epochs
         assert float(flags.get("learning_rate", 5.0)) == rate

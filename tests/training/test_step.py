@@ -20,7 +20,7 @@ from hsproto.data import augment, loader
 from hsproto.data import load as load_lib
 from hsproto.errors import UserError
 from hsproto.models import classifier as classifier_lib
-from hsproto.models import layers
+from hsproto.models import convnets
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import objective, optimizer
@@ -153,7 +153,7 @@ def test_microbatches_give_the_gradient_of_the_whole_batch(loss, monkeypatch):
         return lambda x: x
 
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "batch_norm", none)
+        patch.setattr(convnets, "batch_norm", none)
         expected = after_steps(f"loss={loss}")
         assert_same(after_steps(f"loss={loss},microbatches=8"), expected)
 
