@@ -275,6 +275,7 @@ def test_the_device_does_not_crop_again(folder, views):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "microbatches"), [("nonl", 1), ("scl", 2)])
 def test_a_step_on_host_crops_is_one_without_a_crop_on_the_same_images(folder, loss, microbatches):
     argument = f"loss={loss},microbatches={microbatches},flip=true"

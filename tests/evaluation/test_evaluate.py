@@ -83,6 +83,7 @@ def test_encoder_runs_are_classified_by_exact_class_means_of_the_heads_outputs(s
     assert summary["train"]["class_alignment"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_probing_compares_four_classifiers_on_one_frozen_encoder(scl_run, capsys):
     config, state, feeds, mesh = opened(scl_run)
     before = jax.device_get(state)
@@ -137,6 +138,7 @@ def test_prediction_refuses_what_it_cannot_read(digits_run, tmp_path):
         predict.main([f"--workdir={tmp_path}", str(broken)])
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_path, capsys):
     assert report.main([str(digits_run), str(scl_run), f"--out={tmp_path}"]) == 0
     text = (tmp_path / "report.md").read_text()

@@ -172,6 +172,7 @@ def test_corrupted_images_are_never_resized(run, digits_run, npy_set, tmp_path):
         robustness.CorruptedSet(str(tmp_path), run.config, classes).source("fog", 1)
 
 
+@pytest.mark.slow
 def test_bad_sets_are_refused_in_one_line(run, digits_run, npy_set, tmp_path):
     def command(*more, corrupted=npy_set):
         robustness.main([f"--workdir={digits_run}", f"--corrupted={corrupted}", *more])

@@ -91,6 +91,7 @@ def tree(root, splits, size=(11, 9), mode="RGB"):
     return root
 
 
+@pytest.mark.slow
 def test_any_folder_can_be_transferred_to_and_is_not_repeated(run_of_digits, tmp_path, capsys):
     root = tree(tmp_path, {"train": 90, "val": 30, "test": 60})
     command = [f"--workdir={run_of_digits}", "--source=folder", f"--data_dir={root}"]
@@ -168,6 +169,7 @@ def several_labels(tmp_path_factory):
     return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"), "pairs", splits, features)
 
 
+@pytest.mark.slow
 def test_sets_of_several_labels_are_one_against_the_rest(run_of_digits, several_labels, capsys):
     command = [f"--workdir={run_of_digits}", f"--data_dir={several_labels}", "--datasets=pairs"]
     assert transfer.main([*command, "--metric=average_precision", "--penalties=4"]) == 0

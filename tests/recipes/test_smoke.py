@@ -154,6 +154,7 @@ def test_every_recipe_has_its_case():
     assert set(CASES) == {path.stem for path in (ROOT / "configs").glob("*.py")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [f"{name}:{a}" for name in CASES for a in CASES[name].arguments])
 def test_a_whole_recipe_has_the_shapes_of_its_protocol(name, monkeypatch):
     """The training step is traced at its own size, which computes and compiles nothing."""
@@ -222,6 +223,7 @@ def small_run(request, tmp_path, monkeypatch):
     return name, tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_small_run_goes_from_real_images_to_its_summary(small_run):
     name, workdir = small_run
     config = config_lib.from_json((workdir / "config.json").read_bytes())
