@@ -19,6 +19,7 @@ import numpy as np
 
 from hsproto.core.numerics import l2_normalize, matmul
 from hsproto.data import augment, folder
+from hsproto.data.source import data_spec
 from hsproto.evaluation import trained
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
@@ -55,7 +56,8 @@ def main(argv):
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
     config, state, _ = trained.load_state(args.workdir, mesh)
-    images = np.stack([folder.read_image(image, config) for image in args.images])
+    spec = data_spec(config)
+    images = np.stack([folder.read_image(image, spec) for image in args.images])
     classes, cosines = nearest(config, state.variables, prototypes, images)
     for image, row, values in zip(args.images, classes, cosines, strict=True):
         top = zip(row[: args.top], values, strict=False)

@@ -26,7 +26,7 @@ import numpy as np
 
 from hsproto import cli
 from hsproto.data import load as load_lib
-from hsproto.data import source as source_lib
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation.robustness import CORRUPTIONS, SEVERITIES
 from hsproto.runs.files import to_json, write_text
@@ -174,7 +174,7 @@ def main(argv):
     count = min(args.images or len(source), len(source))
     rows = np.linspace(0, len(source) - 1, count).round().astype(int)
     settings = {key: config[key] for key in ("source", "dataset", "image_size", "channels")}
-    settings |= {"load_size": source_lib.load_size(config), "images": count, "seed": args.seed}
+    settings |= {"load_size": data_spec(config).side, "images": count, "seed": args.seed}
     path = os.path.join(args.out, "generated.json")
     _check_same(path, settings)
     os.makedirs(args.out, exist_ok=True)

@@ -29,7 +29,7 @@ from scipy import special
 from hsproto import cli, prototypes
 from hsproto.data import arrays, decode, folder
 from hsproto.data import load as load_lib
-from hsproto.data import source as source_lib
+from hsproto.data.source import DataSpec, data_spec
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation import trained
 from hsproto.evaluation.neighbors import kth_cosine
@@ -85,18 +85,17 @@ def detect(inside, outside):
 
 def read_other(location, config):
     """A source of other images, of the size and channels of a run's own; every label is 0."""
+    side, channels = data_spec(config).side, config.channels
     if location.startswith("tfds:"):
-        other = config.copy_and_resolve_references()
-        other.update({"source": "tfds", "dataset": location[5:], "num_classes": 0, "data_dir": ""})
-        other.update({"imbalance_factor": 1.0, "class_list": "", "class_groups": ""})
-        return load_lib.load_splits(other).test
+        dataset = location.removeprefix("tfds:")
+        spec = DataSpec(source="tfds", dataset=dataset, image_size=side, channels=channels)
+        return load_lib.read_splits(spec).test
     if os.path.isdir(location):
         paths = folder.image_files(location)
         if not paths:
             raise UserError(f"--other={location} holds no image")
-        size = source_lib.load_size(config)
-        return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), size, config.channels)
-    return _read_npz(location, config)
+        return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), side, channels)
+    return _read_npz(location, side, channels)
 
 
 def format_table(results):
@@ -112,7 +111,7 @@ def format_table(results):
     return "\n".join(rows)
 
 
-def _read_npz(path, config):
+def _read_npz(path, side, channels):
     if not zipfile.is_zipfile(path):
         raise UserError(f"--other={path} is neither a folder of images nor an npz file")
     try:
@@ -124,15 +123,15 @@ def _read_npz(path, config):
         raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
     if images is None:
         raise UserError(f"--other={path} holds neither test_images nor images")
-    grey = images.ndim == 3 or images.shape[-1] == 1
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not (grey or images.shape[3] == 3):
+    gray = images.ndim == 3 or images.shape[-1] == 1
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or not (gray or images.shape[3] == 3):
         raise UserError(
             f"--other={path} images must be uint8 [N, H, W] or [N, H, W, 1 or 3]; "
             f"got {images.dtype} of shape {images.shape}"
         )
-    size, mode = source_lib.load_size(config), "RGB" if config.channels == 3 else "L"
-    images = images.reshape(images.shape[:3]) if grey else images
-    fitted = [decode.centre_square(Image.fromarray(i).convert(mode), size) for i in images]
+    mode = "RGB" if channels == 3 else "L"
+    images = images.reshape(images.shape[:3]) if gray else images
+    fitted = [decode.center_square(Image.fromarray(i).convert(mode), side) for i in images]
     if not fitted:
         raise UserError(f"--other={path} holds no image")
     return arrays.ArraySource(np.stack(fitted), np.zeros(len(fitted)), ("other",))

@@ -19,6 +19,7 @@ seed and does not know the labels.
 A table; in WORKDIR/retrieval.json that of the last call.
 """
 
+import dataclasses
 import os
 
 import jax
@@ -27,6 +28,7 @@ import numpy as np
 from hsproto import cli
 from hsproto.core import numerics
 from hsproto.data import load as load_lib
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation import trained
 from hsproto.evaluation.neighbors import nearest
@@ -101,10 +103,11 @@ def measure(features, labels, where=None, on_host=np.asarray):
 
 def with_original_labels(config):
     """The test set of a run on groups of classes, labelled by the classes themselves."""
-    config = config.copy_and_resolve_references()
-    # The training set, which is read too, need not be cut: a small one may lack whole classes.
-    config.update(class_groups="", num_classes=0, imbalance_factor=1.0)
-    return load_lib.load_splits(config).test
+    # The training set, which is read too, is left whole: a small one may lack entire classes.
+    spec = dataclasses.replace(
+        data_spec(config), class_groups="", num_classes=0, imbalance_factor=1.0
+    )
+    return load_lib.read_splits(spec).test
 
 
 def format_table(found, name):

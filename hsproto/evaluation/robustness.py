@@ -17,6 +17,7 @@ A table; in full in WORKDIR/robustness.json, a set an entry. What stands there f
 checkpoint is not measured again: what was stopped goes on.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -26,8 +27,9 @@ import numpy as np
 
 from hsproto import cli
 from hsproto.data import arrays
-from hsproto.data.decode import centre_square
+from hsproto.data.decode import center_square
 from hsproto.data.folder import FolderSource, class_folders, folder_source
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
@@ -85,7 +87,9 @@ class CorruptedSet:
     def __init__(self, path, config, class_names, layout="auto"):
         if not os.path.isdir(path):
             raise UserError(f"--corrupted={path}: no such folder")
-        self.path, self._config, self._class_names = path, config, class_names
+        self.path, self._class_names = path, class_names
+        # Corrupted images have the size that the network sees.
+        self._spec = dataclasses.replace(data_spec(config), load_size=0)
         labels = os.path.join(path, "labels.npy")
         if layout == "auto":
             layout = "npy" if os.path.exists(labels) else "folder"
@@ -106,7 +110,7 @@ class CorruptedSet:
         place = self._places[name]
         if self.layout == "folder":
             folder = os.path.join(place, str(severity))
-            return _folder_source(folder, self._class_names, self._config)
+            return _folder_source(folder, self._class_names, self._spec)
         images = _read_array(place)
         if len(images) % SEVERITIES or self._labels.shape != (len(images),):
             raise UserError(
@@ -115,14 +119,12 @@ class CorruptedSet:
             )
         count = len(images) // SEVERITIES
         rows = slice((severity - 1) * count, severity * count)
-        as_they_are = self._config.copy_and_resolve_references()
-        as_they_are.load_size = 0
         return arrays.array_source(
             np.ascontiguousarray(images[rows]),
             self._labels[rows],
             self._class_names,
             place,
-            as_they_are,
+            self._spec,
         )
 
 
@@ -196,7 +198,7 @@ def _corruption_folders(path):
     return {name: f for name, f in found.items() if os.path.isdir(os.path.join(f, "1"))}
 
 
-def _folder_source(folder, class_names, config):
+def _folder_source(folder, class_names, spec):
     there = class_folders(folder) if os.path.isdir(folder) else []
     missing = [name for name in class_names if name not in there]
     if missing:
@@ -204,10 +206,8 @@ def _folder_source(folder, class_names, config):
             f"{folder} lacks class folders of the run: {', '.join(missing[:3])}"
             f"{' ...' if len(missing) > 3 else ''} ({len(missing)} of {len(class_names)})"
         )
-    found = folder_source(pathlib.Path(folder), class_names, config)
-    source = ExactSizeFolder(
-        found.paths, found.labels, class_names, config.image_size, config.channels
-    )
+    files = folder_source(pathlib.Path(folder), class_names, spec)
+    source = ExactSizeFolder(files.paths, files.labels, class_names, spec.side, spec.channels)
     source[0]  # a wrong size is found here and not in a thread
     return source
 
@@ -222,7 +222,7 @@ class ExactSizeFolder(FolderSource):
                 f"{self.paths[i]} is {image.size[0]}x{image.size[1]}, but the run's "
                 f"image_size={self._size}: corrupted images are not resized"
             )
-        return centre_square(image, self._size), label
+        return center_square(image, self._size), label
 
 
 def _read_array(path):

@@ -16,10 +16,13 @@ Sets are taken with all their classes: where the run was trained on groups of th
 its set asks whether the features tell the classes within a group (`hsproto.data.class_lists`).
 """
 
+import dataclasses
 import json
 import math
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,6 +33,7 @@ from hsproto import config as config_lib
 from hsproto.data import decode, folder, loader
 from hsproto.data import load as load_lib
 from hsproto.data import tfds as tfds_lib
+from hsproto.data.source import DataSpec, PictureSource, Source
 from hsproto.errors import UserError
 from hsproto.evaluation import logistic_regression, trained
 from hsproto.evaluation.evaluator import Evaluator
@@ -57,57 +61,66 @@ DATASETS = {
 LARGEST, SMALLEST = 1e5, 1e-6
 
 
-class ConcatSource:
-    """Sources one after the other, as squares for a network; an image's label is its row."""
+class ConcatSource(Source):
+    """Sources one after the other, as squares for a network; the label of an image is its row.
 
-    def __init__(self, sources, config):
+    Attributes:
+      targets: the labels of the sources, int [N], or [N, K] where images have several.
+    """
+
+    def __init__(self, sources: Sequence[Source], config: Any):
         self._sources, self._size, self._channels = sources, config.image_size, config.channels
         self._starts = np.cumsum([0, *map(len, sources)])
         self.labels = np.arange(self._starts[-1], dtype=np.int32)
         self.targets = np.concatenate([np.asarray(source.labels) for source in sources])
         self.class_names = sources[0].class_names
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         part = np.searchsorted(self._starts, i, side="right") - 1
         source, row = self._sources[part], int(i - self._starts[part])
-        if hasattr(source, "picture"):
+        if isinstance(source, PictureSource):
             picture = source.picture(row)[0]
         else:
             pixels = source[row][0]
             picture = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
             picture = picture.convert("RGB" if self._channels == 3 else "L")
-        return decode.centre_square(picture, self._size, Image.Resampling.BICUBIC), i
+        return decode.center_square(picture, self._size, Image.Resampling.BICUBIC), i
 
-    def check(self):
+    def check(self) -> None:
         for source in self._sources:
-            if hasattr(source, "check"):
-                source.check()
+            source.check()
 
 
-def open_set(config, dataset, source, data_dir, metric):
-    """{"train", "test" and, where the set has one, "validation"}: sources of a data set.
+def open_set(
+    config: Any, dataset: str, source: str, data_dir: str, metric: str
+) -> dict[str, Source]:
+    """Open a data set for the run of `config`: train, test and, where it has one, validation.
 
-    `config` is that of the run. Raises UserError as `load.load_splits`.
+    Raises:
+      UserError: as `load.read_splits`.
     """
-    config = config.copy_and_resolve_references()
-    config.update(dataset=dataset, source=source, data_dir=data_dir, num_classes=0, load_size=0)
-    config.update(imbalance_factor=1.0, class_list="", class_groups="")
+    spec = DataSpec(
+        source=source,
+        dataset=dataset,
+        data_dir=data_dir,
+        image_size=config.image_size,
+        channels=config.channels,
+    )
     if source == "tfds":
-        parts = tfds_lib.tfds_splits(config, multilabel=metric == "average_precision")
+        parts = tfds_lib.tfds_splits(spec, multilabel=metric == "average_precision")
         if "test" not in parts:
             parts["test"] = parts.pop("validation")
         return parts
     if metric == "average_precision":
         raise UserError("--metric=average_precision is for sets of several labels, of source=tfds")
-    if source in config_lib.PICTURE_SOURCES:
-        validation = folder.folder_validation(config)
-    else:
-        config.channels = config.image_size = 0  # any: they are converted and resized here
-        validation = None
-    parts = load_lib.load_splits(config)._asdict()
+    if source not in config_lib.PICTURE_SOURCES:
+        # Any: they are converted and resized here.
+        return load_lib.read_splits(dataclasses.replace(spec, channels=0, image_size=0))._asdict()
+    validation = folder.load_validation(spec)
+    parts = load_lib.read_splits(spec)._asdict()
     return parts | ({"validation": validation} if validation else {})
 
 

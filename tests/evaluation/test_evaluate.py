@@ -42,7 +42,7 @@ def embed(config, state, images):
 
 def test_evaluation_equals_doing_it_by_hand(digits_run):
     config, state, feeds, mesh = opened(digits_run)
-    images, labels = loader.resident(feeds.test.source)
+    images, labels = loader.read_all(feeds.test.source)
     features = embed(config, state, images).features
     with np.load(digits_run / "prototypes.npz") as stored:
         learned = stored["prototypes"]
@@ -71,7 +71,7 @@ def test_the_command_evaluates_any_kept_checkpoint(digits_run, capsys):
 
 def test_encoder_runs_are_classified_by_exact_class_means_of_the_heads_outputs(scl_run):
     config, state, feeds, _ = opened(scl_run)
-    images, labels = loader.resident(feeds.train.source)
+    images, labels = loader.read_all(feeds.train.source)
     heads = np.asarray(embed(config, state, images).projections, np.float64)
     heads /= np.linalg.norm(heads, axis=1, keepdims=True)
     means = np.stack([heads[labels == c].mean(axis=0) for c in range(10)])
