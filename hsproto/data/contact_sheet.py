@@ -18,7 +18,9 @@ from hsproto.data.crops import RandomCrops
 from hsproto.errors import UserError
 
 
-def contact_sheet(config: Any, out: str | os.PathLike, rows: int = 8, columns: int = 9) -> None:
+def contact_sheet(
+    config: Any, out: str | os.PathLike[str], rows: int = 8, columns: int = 9
+) -> None:
     """Write a picture of `rows` training images: as evaluation sees them, then augmented versions.
 
     The images are spread evenly over the training set and cropped where training would crop them.

@@ -13,7 +13,7 @@ from hsproto.errors import UserError, one_line
 
 
 def read_picture(
-    file: str | os.PathLike | BinaryIO, channels: int, name: str | os.PathLike
+    file: str | os.PathLike[str] | BinaryIO, channels: int, name: str | os.PathLike
 ) -> Image.Image:
     """Decode the whole image in a file or stream, as gray (`channels` 1) or RGB (3).
 

@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 MAX_CHECKED_FILES = 200_000
 
 
-def read_image(path: str | os.PathLike, spec: DataSpec) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], spec: DataSpec) -> np.ndarray:
     """Read an image file as a source of `spec` yields it: uint8 [side, side, channels].
 
     Converted to gray or RGB (`channels` 1 or 3), the short side resized to `spec.side` (bilinear
@@ -109,7 +109,7 @@ def _split_folders(spec):
     return root / "train", tests
 
 
-def class_folders(path: str | os.PathLike) -> list[str]:
+def class_folders(path: str | os.PathLike[str]) -> list[str]:
     """Return the sorted names of the folders in `path`; hidden ones do not count."""
     folders = (entry.name for entry in os.scandir(path) if entry.is_dir())
     return sorted(name for name in folders if not name.startswith("."))
@@ -133,7 +133,7 @@ def folder_source(path: pathlib.Path, names: Sequence[str], spec: DataSpec) -> F
     return FolderSource(paths, labels, names, spec.side, spec.channels)
 
 
-def image_files(path: str | os.PathLike) -> list[str]:
+def image_files(path: str | os.PathLike[str]) -> list[str]:
     """Return the sorted paths of the image files in a folder, at any depth."""
     return sorted(
         os.path.join(parent, name)
