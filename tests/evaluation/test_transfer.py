@@ -13,6 +13,7 @@ from small_runs import tiny_config
 from hsproto import config as config_lib
 from hsproto import train
 from hsproto.data import tfds as tfds_lib
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation import transfer
 
@@ -187,7 +188,7 @@ def test_sets_of_several_labels_are_one_against_the_rest(run_of_digits, several_
 def test_labels_that_are_difficult_alone_do_not_count(several_labels):
     config = config_lib.default()
     config.update(source="tfds", dataset="pairs", data_dir=str(several_labels))
-    source = tfds_lib.tfds_splits(config, multilabel=True)["test"]
+    source = tfds_lib.tfds_splits(data_spec(config), multilabel=True)["test"]
     labels = source.labels
     assert labels.shape == (120, 3) and set(np.unique(labels)) == {-1, 0, 1}
     assert (labels == 1).any(axis=1).all() and (labels == -1).sum() <= 12
