@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_contrastive_recipes_train_without_the_head_too():
 def test_the_probes_protocol_is_the_papers():
     for name, (epochs, rate, decays) in PROBES.items():
         text = (ROOT / f"configs/{name}.py").read_text().split('"""')[1]
-        command = re.search(r"hsproto\.probe --workdir=\S+(?: \\\n +(.*))?", text).group(1) or ""
+        command = re.search(r"hsproto probe --workdir=\S+(?: \\\n +(.*))?", text).group(1) or ""
         flags = dict(re.findall(r"--(\w+)=(\S+)", command))
         assert float(flags.get("epochs", 100)) == epochs
         assert float(flags.get("learning_rate", 5.0)) == rate
@@ -158,6 +159,12 @@ def test_what_the_argument_says_goes_before_the_variant():
     config = recipe("cifar", "epochs=7,variant=released_code,base_lr=0.3,loss_groups=4")
     assert (config.epochs, config.base_lr, config.loss_groups) == (7, 0.3, 4)
     assert recipe("cifar", "variant=released_code,batch_size=64").loss_groups == 1
+
+
+def test_a_recipe_works_from_wherever_users_copy_it(tmp_path):
+    for path in (ROOT / "configs").glob("*.py"):
+        copy = shutil.copy(path, tmp_path)
+        assert cli.load_config(str(copy)).to_dict() == recipe(path.stem).to_dict()
 
 
 @pytest.mark.parametrize(
