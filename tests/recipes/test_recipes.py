@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -158,6 +159,12 @@ def test_what_the_argument_says_goes_before_the_variant():
     config = recipe("cifar", "epochs=7,variant=released_code,base_lr=0.3,loss_groups=4")
     assert (config.epochs, config.base_lr, config.loss_groups) == (7, 0.3, 4)
     assert recipe("cifar", "variant=released_code,batch_size=64").loss_groups == 1
+
+
+def test_a_recipe_works_from_wherever_users_copy_it(tmp_path):
+    for path in (ROOT / "configs").glob("*.py"):
+        copy = shutil.copy(path, tmp_path)
+        assert cli.load_config(str(copy)).to_dict() == recipe(path.stem).to_dict()
 
 
 @pytest.mark.parametrize(
