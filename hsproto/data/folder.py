@@ -94,7 +94,7 @@ def load_validation(spec: DataSpec) -> Source | None:
 
 
 def _split_folders(spec):
-    """The folder `train`, and those of `test` and `val` that are there."""
+    """The folder `train`, and those of `test` and `val` that exist."""
     data_dir = spec.existing_data_dir()
     roots = [path for path in (data_dir, data_dir / spec.dataset) if (path / "train").is_dir()]
     if not roots:

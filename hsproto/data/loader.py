@@ -187,7 +187,7 @@ def _local_rows(indices, shape, columns, step):
 
 
 class _Squares:
-    """The images of a source as it yields them, whatever the step."""
+    """A reader of the squares of a source, the same at every step."""
 
     def __init__(self, source):
         self._source, self.shape = source, source[0][0].shape

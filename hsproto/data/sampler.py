@@ -14,7 +14,7 @@ from hsproto.errors import UserError
 
 
 class IndexSampler(Protocol):
-    """What draws batches of `batch_size` rows of a data set."""
+    """Draws batches of `batch_size` rows of a data set."""
 
     batch_size: int
 

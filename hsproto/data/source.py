@@ -31,7 +31,7 @@ class Source(abc.ABC):
         """Return an image, uint8 [H, W, C], and its label."""
 
     def check(self) -> None:  # noqa: B027 - a source in memory has nothing to check
-        """Look for bad input before images are streamed. Raises UserError where there is some."""
+        """Raise UserError for bad input that can be found before images are streamed."""
 
 
 class PictureSource(Source):
@@ -43,6 +43,8 @@ class PictureSource(Source):
 
 
 class Splits(NamedTuple):
+    """The training and the test source of a data set."""
+
     train: Source
     test: Source
 
@@ -72,7 +74,7 @@ class DataSpec:
         return self.load_size or self.image_size
 
     def existing_data_dir(self) -> pathlib.Path:
-        """Return `data_dir` as a path. Raises UserError where it is not given or not there."""
+        """Return `data_dir` as a path. Raises UserError where it is empty or does not exist."""
         if not self.data_dir:
             raise UserError(
                 f"config key source={self.source!r} needs data_dir: the location of the data"

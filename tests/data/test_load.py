@@ -73,6 +73,18 @@ def assert_refused(config, *words):
         assert str(word) in message
 
 
+def test_a_spec_has_the_values_of_a_config_and_the_side_of_what_is_loaded():
+    spec = data_spec(make_config("folder", "there", load_size=16))
+    assert (spec.source, spec.dataset, spec.data_dir) == ("folder", "tiny", "there")
+    assert (spec.image_size, spec.side) == (8, 16)
+    assert data_spec(make_config("folder")).side == 8
+
+
+def test_a_source_must_have_a_length_and_images():
+    with pytest.raises(TypeError, match="abstract"):
+        source_lib.Source()
+
+
 def test_digits_are_split_once_into_1437_and_360_with_every_class_in_its_share():
     config = make_config("digits", dataset="digits", channels=1)
     train, test = load_lib.load_splits(config)
