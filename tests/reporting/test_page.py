@@ -29,11 +29,8 @@ from hsproto.reporting.page import sphere as page_sphere
 from hsproto.runs import run as run_lib
 
 MEASURES = {
-    "accuracy": "share of images classified rightly",
-    "weight_alignment": "mean squared distance image to prototype",
-    "nc1": "within- over between-class scatter",
-    "erank_weights": "effective rank of the prototypes",
-    "mir_gap": "mutual information ratio less its value at collapse",
+    name: metrics_lib.METRICS[name]
+    for name in ("accuracy", "weight_alignment", "nc1", "erank_weights", "mir_gap")
 }
 
 

@@ -15,6 +15,7 @@ import made_pages
 import made_runs
 import pytest
 
+from hsproto.metrics import METRICS
 from hsproto.reporting import grouping
 from hsproto.reporting.page import page
 
@@ -23,11 +24,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no playwright to
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # WebGL without a GPU; the sandbox needs rights that containers lack.
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-MEASURES = {
-    "accuracy": "share of images classified rightly",
-    "weight_alignment": "mean squared distance image to prototype",
-    "erank_weights": "effective rank of the prototypes",
-}
+MEASURES = {name: METRICS[name] for name in ("accuracy", "weight_alignment", "erank_weights")}
 SECTIONS = ("overview", "sphere", "dynamics", "prototypes", "images", "card")
 SIZES = ((390, 844), (1400, 900))
 WAIT = 60_000  # milliseconds; a busy machine draws slowly
