@@ -5,9 +5,9 @@ hsproto train --workdir=runs/scl_imagenet100 \
 hsproto probe --workdir=runs/scl_imagenet100 \
   --epochs=90 --learning_rate=2.0 --decay_epochs=30/60/80
 
-With dataset=imagenet2012 the values of ImageNet-1K: batch 2048, a warm-up; its probe takes
---learning_rate=0.8. Data as in configs/imagenet100.py and configs/imagenet.py; ImageNet-100 out of
-all of ImageNet by TFDS is that protocol with dataset=imagenet2012,class_list=imagenet100_cmc.
+dataset=imagenet2012 takes the values of ImageNet-1K: batch 2048 and a warm-up; its probe takes
+--learning_rate=0.8. Data as in configs/imagenet100.py and configs/imagenet.py; to select
+ImageNet-100 from ImageNet in TFDS, use dataset=imagenet2012,class_list=imagenet100_cmc.
 `projection=none` trains without the head. `variant=released_code` takes the values of the paper's
 released code: no blur, losses of 256 images.
 
@@ -16,44 +16,26 @@ NormFace probing 84.8 / 75.1, fixed prototypes 86.8 / 75.1. Without the head: 84
 and 84.7 / 70.1.
 """
 
-from hsproto.config import default, given, with_argument
+from hsproto import recipes
+from hsproto.config import argument_value, with_argument
 
 
 def get_config(arg=None):
-    config = default()
+    config = recipes.imagenet()
+    recipes.add_scl_head_and_augmentation(config)
     config.dataset = "imagenet100"
-    config.source = "folder"
-    config.image_size = 224
-    config.load_size = 256
-    config.jitter = (0.4, 0.4, 0.4, 0.1)
-    config.grayscale_probability = 0.2
-    config.blur_probability = 0.5  # SimCLR's; the paper does not tell its own
-
-    config.backbone = "resnet50"
-    config.stem = "imagenet"
-    config.embedding = "pooled"
-    config.projection = "mlp"
-
+    config.blur_probability = 0.5  # SimCLR's; the paper does not give its own
     config.loss = "scl"
-    config.epochs = 500.0
-    whole = given(arg, "dataset", config.dataset) == "imagenet2012"
-    if whole and not given(arg, "class_list", ""):
+
+    imagenet1k = argument_value(arg, "dataset", config.dataset) == "imagenet2012"
+    if imagenet1k and not argument_value(arg, "class_list", ""):
         config.temperature = 0.1
         config.batch_size = 2048
         config.base_lr = 0.1  # 0.8 at batch 2048
         config.warmup_epochs = 5.0
-        config.warmup_lr = 0.01
     else:
         config.temperature = 0.2
         config.batch_size = 1024
         config.base_lr = 0.2  # 0.8 at batch 1024
-
-    config.eval_every_epochs = 10.0
-    config.eval_batch_size = 512
-    config.checkpoint_every_epochs = 5.0
-    config.log_every = 50
-
-    # Losses see the 256 images of each GPU.
-    gpus = max(1, given(arg, "batch_size", config.batch_size) // 256)
-    released_code = dict(blur_probability=0.0, loss_groups=gpus)
-    return with_argument(config, arg, released_code)
+        config.warmup_epochs = 0.0
+    return with_argument(config, arg, recipes.imagenet_released_code(config, arg))

@@ -167,13 +167,13 @@ def with_argument(config, argument=None, released_code=None):
     return config
 
 
-def given(argument, key, default):
-    """What an argument string says of `key`, typed as `default`, which it is where it does not.
+def argument_value(argument, key, default):
+    """The value of `key` in an argument string, typed as `default`, or `default` without one.
 
     For recipes whose values depend on another key's. Raises UserError as `with_argument`.
     """
-    found = dict(_items(argument))
-    return _typed(key, found[key], default) if key in found else default
+    items = dict(_items(argument))
+    return _typed(key, items[key], default) if key in items else default
 
 
 def _items(argument):

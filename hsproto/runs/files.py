@@ -3,18 +3,28 @@
 import json
 import math
 import os
+from collections.abc import Callable
 
 from hsproto.errors import UserError
 
 
-def write_text(path, text):
-    """Writes a file whole or not at all."""
+def write_atomically(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
+    """Write a file as a whole or not at all: `write` is called with a temporary path beside it."""
     temporary = f"{path}.tmp"
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write(temporary)
     os.replace(temporary, path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file as a whole or not at all."""
+
+    def write(temporary):
+        with open(temporary, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    write_atomically(path, write)
 
 
 def to_json(value, **kwargs):

@@ -14,6 +14,7 @@ from PIL import Image
 from hsproto import config as config_lib
 from hsproto.data import arrays, loader, sampler
 from hsproto.data import load as load_lib
+from hsproto.data.source import Source
 from hsproto.errors import UserError
 
 
@@ -36,7 +37,7 @@ def make_source(num_examples, channels=1):
     return arrays.ArraySource(images, rows, [str(row) for row in rows])
 
 
-class Streamed:
+class Streamed(Source):
     """The same images, one at a time, as a source that does not lie in memory."""
 
     def __init__(self, source):
@@ -186,7 +187,7 @@ def test_image_files_are_decoded_once_for_a_resident_set_and_each_time_for_a_str
     np.testing.assert_array_equal(
         np.concatenate([b["label"] for b in batches]), [0] * 12 + [1] * 12
     )
-    images, labels = loader.resident(pictures()[0])
+    images, labels = loader.read_all(pictures()[0])
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), images)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -144,9 +145,7 @@ def test_the_probes_protocol_is_the_papers():
         assert float(flags.get("epochs", 100)) == epochs
         assert float(flags.get("learning_rate", 5.0)) == rate
         assert flags.get("decay_epochs", "60/75/90") == "/".join(map(str, decays))
-        config = probe.probe_config(
-            recipe(name), "lp", epochs=epochs, learning_rate=rate, decay_epochs=decays
-        )
+        config = probe.probe_config(recipe(name), "lp", probe.Protocol(epochs, rate, decays))
         assert (config.weight_decay, config.momentum) == (0, 0.9)
         assert np.isclose(peak_rate(config), rate)
         at = optimizer.learning_rate(config, 100)
@@ -158,6 +157,12 @@ def test_what_the_argument_says_goes_before_the_variant():
     config = recipe("cifar", "epochs=7,variant=released_code,base_lr=0.3,loss_groups=4")
     assert (config.epochs, config.base_lr, config.loss_groups) == (7, 0.3, 4)
     assert recipe("cifar", "variant=released_code,batch_size=64").loss_groups == 1
+
+
+def test_a_recipe_works_from_wherever_users_copy_it(tmp_path):
+    for path in (ROOT / "configs").glob("*.py"):
+        copy = shutil.copy(path, tmp_path)
+        assert cli.load_config(str(copy)).to_dict() == recipe(path.stem).to_dict()
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,7 @@ def outside(seen):
     return [url for url in seen.requests if not url.startswith(("data:", "blob:"))]
 
 
+@pytest.mark.slow
 def test_from_a_server_it_asks_for_itself_alone_and_has_no_errors(opened):
     tab, seen, url = opened
     assert seen.errors == [] and outside(seen) == [url]
@@ -412,6 +413,7 @@ def shot(tab, pictures, name):
     tab.screenshot(path=pictures / f"page_{name}.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_it_fits_narrow_and_wide_and_follows_dark_mode(browser, folder, pictures):
     url = (folder / "index.html").as_uri()
     tab, seen = open_page(browser, url, SIZES[0], color_scheme="light", reduced_motion="reduce")
