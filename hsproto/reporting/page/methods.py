@@ -9,7 +9,7 @@ from hsproto.reporting import grouping, naming
 from hsproto.reporting.table import Value, mean_over_seeds
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.run import Run, data_set, imbalance_factor
+from hsproto.runs.run import Run
 
 BAR_DECADES = 3  # a full bar is so many powers of ten nearer to the optimum than an empty one
 
@@ -57,7 +57,7 @@ class _Group:
 
     @property
     def data(self):
-        return data_set(self.runs[0]), imbalance_factor(self.runs[0])
+        return grouping.data_key(self.runs[0])
 
     @property
     def loss(self):

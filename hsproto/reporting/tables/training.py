@@ -69,7 +69,7 @@ def build(runs: Sequence[Run]) -> list[Table]:
         notes = {}
         for data in standing:
             # The tables of the grid's data alone are those in which it stands.
-            members = [run for run in points if (data_set(run), imbalance_factor(run)) == data]
+            members = [run for run in points if grouping.data_key(run) == data]
             for table in make(members):
                 notes.setdefault(table.name, []).append(_grid_note(data, standing[data]))
         tables += [
