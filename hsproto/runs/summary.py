@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import math
 import os
 import platform
 import zipfile
@@ -13,7 +12,7 @@ import numpy as np
 from hsproto import config as config_lib
 from hsproto import geometry
 from hsproto.errors import UserError
-from hsproto.metrics import LONG_TAIL, METRICS
+from hsproto.metrics import LONG_TAIL, METRICS, defined, format_number
 from hsproto.models import architecture
 from hsproto.runs import files
 from hsproto.runs.files import check_all, check_types, is_number, read_json
@@ -27,8 +26,7 @@ def format_table(summary):
     lines = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
     for key, metric in (LONG_TAIL | METRICS).items():
         values = [summary[split].get(key) for split in ("test", "train")]
-        undefined = not any(value is not None and math.isfinite(value) for value in values)
-        if undefined and not (key in LONG_TAIL and key in summary["test"]):
+        if not any(map(defined, values)) and not (key in LONG_TAIL and key in summary["test"]):
             continue
         cells = "".join(format_cell(v) for v in (*values, at_collapse.get(key)))
         lines.append(f"{f'{key:<23} {metric.meaning}':<66}{cells}")
@@ -37,10 +35,7 @@ def format_table(summary):
 
 def format_cell(value):
     """A metric's value as text nine wide; what is undefined or has no optimum is a dash."""
-    if value is None or not math.isfinite(value):
-        return f"{'-':>9}"
-    text = f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
-    return f"{text:>9}"
+    return f"{format_number(value):>9}"
 
 
 # What no config of a run lacks, of any version, and what it is.
