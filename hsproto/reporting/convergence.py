@@ -196,7 +196,7 @@ def _read(workdir):
 
 def _config(summary):
     # Not config.from_json: a newer version's key does not hinder what is read here.
-    return SimpleNamespace(**config_lib.complete(summary["config"]))
+    return SimpleNamespace(**config_lib.with_defaults(summary["config"]))
 
 
 def main(argv):
