@@ -124,7 +124,7 @@ def measure(case, options):
         ALONE: programs.caller(programs.loss(*shapes), arrays, options.steps),
     }
     others, missing = torch_calls(config, batch, options)
-    params = jax.tree.leaves(programs.state.abstract(config, mesh).params)
+    params = jax.tree.leaves(programs.state_lib.abstract(config, mesh).params)
     for name, (call, parameters) in others.items():
         if parameters != sum(x.size for x in params):
             raise AssertionError(f"{name} trains another network: {parameters} parameters")

@@ -1,66 +1,65 @@
-"""The losses that hsproto trains with: names, heads and what each of them goes with, once."""
+"""The losses that hsproto trains with, once: names, looks, heads, and what each goes with."""
 
-from typing import NamedTuple
-
-TEMPERATURE_COMPARED = ("normface", "ntce", "nonl")
+from dataclasses import dataclass
 
 
-# The heads each loss can use; the first is the one that an empty `head` stands for. The losses on
-# the sphere have no bias to give a linear head, and dot regression with learnable prototypes is
-# solved by prototypes of length zero.
-LOSS_HEADS = {
-    "cross_entropy": ("linear", "prototypes", "etf"),
-    "normface": ("prototypes", "etf"),
-    "decoupled_normface": ("prototypes", "etf"),
-    "ntce": ("prototypes", "etf"),
-    "nonl": ("prototypes", "etf"),
-    "scl": ("none",),
-    "prototype_softmax": ("none",),
-    "dot_regression": ("etf",),
-}
-HEADS = ("prototypes", "etf", "linear", "none")
+@dataclass(frozen=True)
+class Method:
+    """A loss, as every other module knows it.
 
+    Attributes:
+        title: Its name in the paper's words.
+        color: In every figure. Okabe and Ito's colors, which color-blind readers can tell apart,
+            but gray for their yellow: a thin yellow line on white is hard to see.
+        marker: In every figure, as matplotlib names it.
+        heads: The classifier heads it can train; the first is the default.
+        encoder: Whether it is a loss of the features alone, whose classifier is fitted afterwards.
+        softmax: Whether it is a softmax over classes, whose logits can be adjusted by the
+            frequencies of the classes.
+        queue: Whether it takes past embeddings beside the batch.
+        temperature: Whether it has one.
+        paper_temperature: Whether the paper's protocol states its temperature.
+    """
 
-LOSSES = (
-    "cross_entropy",
-    "normface",
-    "decoupled_normface",
-    "ntce",
-    "nonl",
-    "scl",
-    "prototype_softmax",
-    "dot_regression",
-)
-# Losses of the features alone: they train an encoder, whose classifier comes afterwards.
-ENCODER_LOSSES = ("scl", "prototype_softmax")
-
-
-# Losses that can hold past embeddings against the batch.
-QUEUE_LOSSES = ("ntce", "nonl", "scl")
-# Losses that are a softmax over classes, whose logits can be adjusted by the classes' frequencies.
-SOFTMAX_LOSSES = ("cross_entropy", "normface")
-
-
-class LossStyle(NamedTuple):
-    """A loss in every picture: its name in the paper's words, its colour and its marker."""
-
-    name: str
+    title: str
     color: str
     marker: str
+    heads: tuple[str, ...]
+    encoder: bool = False
+    softmax: bool = False
+    queue: bool = False
+    temperature: bool = True
+    paper_temperature: bool = False
 
 
-# In the paper's order. Okabe and Ito's colours, which colour-blind readers tell apart, but grey for
-# their yellow: of that a thin line on white is hard to see.
-STYLES = {
-    "cross_entropy": LossStyle("CE", "#000000", "o"),
-    "dot_regression": LossStyle("ETF+DR", "#7f7f7f", "X"),
-    "normface": LossStyle("NormFace", "#56b4e9", "s"),
-    "ntce": LossStyle("NTCE", "#e69f00", "^"),
-    "nonl": LossStyle("NONL", "#d55e00", "D"),
-    "decoupled_normface": LossStyle("decoupled NormFace", "#009e73", "P"),
-    "scl": LossStyle("SCL", "#0072b2", "v"),
-    "prototype_softmax": LossStyle("prototype softmax", "#cc79a7", "*"),
+HEADS = ("prototypes", "etf", "linear", "none")
+# Losses on the sphere have no bias to give a linear head, and dot regression with learnable
+# prototypes is solved by prototypes of length zero.
+_ON_SPHERE = ("prototypes", "etf")
+
+# In the paper's order, then those that it does not compare.
+METHODS = {
+    "cross_entropy": Method(
+        "CE", "#000000", "o", ("linear", "prototypes", "etf"), softmax=True, temperature=False
+    ),
+    "dot_regression": Method("ETF+DR", "#7f7f7f", "X", ("etf",), temperature=False),
+    "normface": Method(
+        "NormFace", "#56b4e9", "s", _ON_SPHERE, softmax=True, paper_temperature=True
+    ),
+    "ntce": Method("NTCE", "#e69f00", "^", _ON_SPHERE, queue=True, paper_temperature=True),
+    "nonl": Method("NONL", "#d55e00", "D", _ON_SPHERE, queue=True, paper_temperature=True),
+    "decoupled_normface": Method("decoupled NormFace", "#009e73", "P", _ON_SPHERE),
+    "scl": Method("SCL", "#0072b2", "v", ("none",), encoder=True, queue=True),
+    "prototype_softmax": Method("prototype softmax", "#cc79a7", "*", ("none",), encoder=True),
 }
 
+LOSSES = tuple(METHODS)
+ENCODER_LOSSES = tuple(name for name, method in METHODS.items() if method.encoder)
+QUEUE_LOSSES = tuple(name for name, method in METHODS.items() if method.queue)
+SOFTMAX_LOSSES = tuple(name for name, method in METHODS.items() if method.softmax)
+LOSS_HEADS = {name: method.heads for name, method in METHODS.items()}
 
-WITHOUT_TEMPERATURE = ("cross_entropy", "dot_regression")
+
+def method_of(loss: str) -> Method:
+    """Return the method of a loss; one that this version does not know goes by its own name."""
+    return METHODS.get(loss) or Method(loss, "#7f7f7f", "x", ())

@@ -1,108 +1,136 @@
-"""The measures that hsproto reports: names, meaning and how each is shown, once."""
+"""The metrics that hsproto reports, once: what each means and how it is shown.
 
-# In the order of the paper's Table 7; whether the measure rises to its optimum or falls.
-RISES = {
-    "instance_alignment": False,
-    "weight_alignment": False,
-    "erank_weights": True,
-    "erank_intra": False,
-    "erank_inter": True,
-}
+`hsproto.geometry.neural_collapse` computes those of the geometry, `hsproto.geometry.optimum` gives
+their values at collapse.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a split.
+
+    Attributes:
+        meaning: What it is, in a line.
+        title: Its name in figures and on the page; empty where it stands in neither.
+        column: Its name in the report's tables, the paper's where the paper has it.
+        digits: Decimals in the report's tables; None: four, or a power of ten for small values.
+        rises: Whether it rises to its value at collapse; otherwise it falls.
+        log_scale: Whether it falls to 0 over orders of magnitude, best on a log scale.
+        uncollapsed: Its distance from the optimum without any collapse; None: as far as the optimum
+            is from 0.
+    """
+
+    meaning: str
+    title: str = ""
+    column: str = ""
+    digits: int | None = None
+    rises: bool = False
+    log_scale: bool = False
+    uncollapsed: float | None = None
 
 
 # In the order in which a reader asks: is it right, is it collapsed, do prototypes and means agree,
-# do they form a simplex. With what each metric tells, as the table prints it.
+# do they form a simplex.
 METRICS = {
-    "accuracy": "share of images classified rightly",
-    "accuracy_class_means": "the same by the nearest training class mean",
-    "instance_alignment": "mean squared distance within a class",
-    "weight_alignment": "mean squared distance image to prototype",
-    "class_alignment": "squared distance prototype to class mean",
-    "nc1": "within- over between-class scatter",
-    "nc2_equinorm": "spread of the class means' lengths",
-    "nc2_equiangular": "deviation of their angles from a simplex",
-    "nc3": "distance of prototypes from class means",
-    "nc4": "disagreement with the nearest class mean",
-    "cdnv": "class-distance normalised variance",
-    "erank_intra": "effective rank within classes",
-    "erank_inter": "effective rank of the class means",
-    "erank_weights": "effective rank of the prototypes",
-    "cosine_means_mean": "cosine between class means, mean",
-    "cosine_means_std": "cosine between class means, spread",
-    "cosine_prototypes_mean": "cosine between prototypes, mean",
-    "cosine_prototypes_std": "cosine between prototypes, spread",
-    "mir": "mutual information ratio",
-    "mir_gap": "the same, less its value at collapse",
-    "mir_centered": "the same of centred prototypes",
-    "hdr": "entropy difference ratio",
-    "hdr_centered": "the same of centred prototypes",
+    "accuracy": Metric("share of images classified correctly", "accuracy %", rises=True),
+    "accuracy_class_means": Metric(
+        "the same by the nearest training class mean", "by class means %", rises=True
+    ),
+    "instance_alignment": Metric(
+        "mean squared distance within a class",
+        "instance alignment", "inst-align", log_scale=True, uncollapsed=2.0,
+    ),
+    "weight_alignment": Metric(
+        "mean squared distance image to prototype",
+        "weight alignment", "w-align", log_scale=True, uncollapsed=2.0,
+    ),
+    "class_alignment": Metric(
+        "squared distance prototype to class mean", column="class-align", log_scale=True
+    ),
+    "nc1": Metric(
+        "within- over between-class scatter", "NC1", "NC1", log_scale=True, uncollapsed=1.0
+    ),
+    "nc2_equinorm": Metric("spread of the class means' lengths", log_scale=True),
+    "nc2_equiangular": Metric(
+        "deviation of their angles from a simplex", "NC2 equiangular", log_scale=True,
+        uncollapsed=1.0,
+    ),
+    "nc3": Metric(
+        "distance of prototypes from class means", "NC3", log_scale=True, uncollapsed=1.0
+    ),
+    "nc4": Metric("disagreement with the nearest class mean", log_scale=True),
+    "cdnv": Metric("class-distance normalized variance", log_scale=True),
+    "erank_intra": Metric("effective rank within classes", "rank within classes", "intra", 2),
+    "erank_inter": Metric(
+        "effective rank of the class means", "rank of class means", "inter", 2, rises=True
+    ),
+    "erank_weights": Metric(
+        "effective rank of the prototypes", "rank of prototypes", "weights", 2, rises=True
+    ),
+    "cosine_means_mean": Metric("cosine between class means, mean"),
+    "cosine_means_std": Metric("cosine between class means, spread", log_scale=True),
+    "cosine_prototypes_mean": Metric(
+        "cosine between prototypes, mean", "prototype cosine", "prototype cosine", uncollapsed=1.0
+    ),
+    "cosine_prototypes_std": Metric("cosine between prototypes, spread", log_scale=True),
+    "mir": Metric("mutual information ratio", column="MIR"),
+    "mir_gap": Metric(
+        "the same, less its value at collapse", "MIR gap", "MIR gap", uncollapsed=1.0
+    ),
+    "mir_centered": Metric("the same of centered prototypes"),
+    "hdr": Metric("entropy difference ratio", column="HDR", log_scale=True),
+    "hdr_centered": Metric("the same of centered prototypes", log_scale=True),
+}  # fmt: skip
+
+# Of imbalanced training sets: accuracies by the number of a class's training images, and with
+# logits adjusted after training. They stand before the others.
+_SHOTS = {
+    "many": "the same, classes of over 100 images",
+    "medium": "the same, classes of 20 to 100 images",
+    "few": "the same, classes of under 20 images",
+}
+_ACCURACIES = {
+    "accuracy": METRICS["accuracy"],
+    "accuracy_class_means": METRICS["accuracy_class_means"],
+    "accuracy_adjusted": Metric("by logits adjusted after training", rises=True),
+}
+LONG_TAIL = {
+    name: metric
+    for accuracy, whole in _ACCURACIES.items()
+    for name, metric in [
+        (accuracy, whole),
+        *((f"{accuracy}_{shot}", Metric(text, rises=True)) for shot, text in _SHOTS.items()),
+    ]
 }
 
-# On imbalanced training sets, before the others: by the number of a class's training images, and
-# with logits adjusted after training.
-LONG_TAIL = {}
-for _key in ("accuracy", "accuracy_class_means", "accuracy_adjusted"):
-    LONG_TAIL |= {
-        _key: METRICS.get(_key, "by logits adjusted after training"),
-        f"{_key}_many": "the same, classes of over 100 images",
-        f"{_key}_medium": "the same, classes of 20 to 100 images",
-        f"{_key}_few": "the same, classes of under 20 images",
-    }
-
-
-# The table of methods: a measure, its split, its name, and how far it is from the optimum without
-# any collapse, where its bar is empty. None: as far as the optimum is from 0.
+# Where the metrics stand, each in the order of the place.
+# The columns of the geometry table: the paper's Table 3, then what these hide.
+TABLE_COLUMNS = (
+    "erank_intra", "erank_inter", "erank_weights", "weight_alignment", "class_alignment",
+    "instance_alignment", "mir", "hdr", "mir_gap", "nc1", "cosine_prototypes_mean",
+)  # fmt: skip
+# The panels of the figure of dynamics (paper Figure 2).
+DYNAMICS = (
+    "instance_alignment", "weight_alignment", "nc1", "erank_inter", "erank_weights",
+    "cosine_prototypes_mean",
+)  # fmt: skip
+# Those whose convergence is measured (paper Table 7).
+CONVERGENCE = (
+    "instance_alignment", "weight_alignment", "erank_weights", "erank_intra", "erank_inter",
+)  # fmt: skip
+# The page's table of methods: each metric with its split.
 PAGE_COLUMNS = {
-    "accuracy": ("test", "accuracy %", None),
-    "accuracy_class_means": ("test", "by class means %", None),
-    "nc1": ("train", "NC1", 1.0),
-    "instance_alignment": ("train", "instance alignment", 2.0),
-    "weight_alignment": ("train", "weight alignment", 2.0),
-    "nc2_equiangular": ("train", "NC2 equiangular", 1.0),
-    "nc3": ("train", "NC3", 1.0),
-    "erank_inter": ("train", "rank of means", None),
-    "erank_weights": ("train", "rank of prototypes", None),
-    "cosine_prototypes_mean": ("train", "prototype cosine", 1.0),
-    "mir_gap": ("train", "MIR gap", 1.0),
-}
-
-
-# In the order of the panels, with their titles and whether they fall towards 0.
-DYNAMICS = {
-    "instance_alignment": ("instance alignment", True),
-    "weight_alignment": ("weight alignment", True),
-    "nc1": ("NC1", True),
-    "erank_inter": ("effective rank of the class means", False),
-    "erank_weights": ("effective rank of the prototypes", False),
-    "cosine_prototypes_mean": ("mean cosine between prototypes", False),
-}
-CONVERGENCE_PANELS = {
-    "instance_alignment": "instance alignment",
-    "weight_alignment": "weight alignment",
-    "erank_weights": "rank of prototypes",
-    "erank_intra": "rank within classes",
-    "erank_inter": "rank of class means",
-}
-
-
-# Measures that a log scale shows best, as they fall to 0 over orders of magnitude.
-FALLING = ("instance_alignment", "weight_alignment", "class_alignment", "nc1", "nc2_equinorm")
-FALLING += ("nc2_equiangular", "nc3", "nc4", "cdnv", "hdr", "hdr_centered", "cosine_means_std")
-FALLING += ("cosine_prototypes_std", "gradient_norm")
-
-
-# Measures of the training set in the paper's order, then those that tell what these hide: names
-# there, and decimals as in `table.Value`.
-TABLE_COLUMNS = {
-    "erank_intra": ("intra", 2),
-    "erank_inter": ("inter", 2),
-    "erank_weights": ("weights", 2),
-    "weight_alignment": ("w-align", None),
-    "class_alignment": ("class-align", None),
-    "instance_alignment": ("inst-align", None),
-    "mir": ("MIR", None),
-    "hdr": ("HDR", None),
-    "mir_gap": ("MIR gap", None),
-    "nc1": ("NC1", None),
-    "cosine_prototypes_mean": ("prototype cosine", None),
+    "accuracy": "test",
+    "accuracy_class_means": "test",
+    "nc1": "train",
+    "instance_alignment": "train",
+    "weight_alignment": "train",
+    "nc2_equiangular": "train",
+    "nc3": "train",
+    "erank_inter": "train",
+    "erank_weights": "train",
+    "cosine_prototypes_mean": "train",
+    "mir_gap": "train",
 }

@@ -1,9 +1,9 @@
-"""Classes of image files by a trained run: the nearest prototypes and their cosines.
+"""Classify image files with a trained run: the nearest prototypes and their cosines.
 
   hsproto predict --workdir=runs/digits one.png two.png
 
-A line an image: its path, then the likeliest classes, each with the cosine between the image's
-embedding and the class's prototype (1: the same direction). Transparency is not looked at.
+One line per image: its path, then the likeliest classes, each with the cosine between the image's
+embedding and the class's prototype (1: the same direction). Transparency is ignored.
 """
 
 import sys
@@ -13,12 +13,13 @@ from hsproto import cli
 if __name__ == "__main__":  # before what follows is imported: an extra may be missing
     cli.main(["predict", *sys.argv[1:]])
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hsproto.core.numerics import l2_normalize, matmul
 from hsproto.data import augment, folder
+from hsproto.data.source import data_spec
 from hsproto.evaluation import trained
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
@@ -26,24 +27,26 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import summary as summary_lib
 
 
-def nearest(config, variables, prototypes, images):
-    """(classes, cosines), likeliest first, int and float32 [B, K], of uint8 images [B, H, W, C].
+def nearest(
+    config: Any, variables: Any, prototypes: np.ndarray, images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (classes, cosines), likeliest first, int and float32 [B, K].
 
-    Ranked as the run's classifier ranks them: by cosine, but for cross entropy by logit.
+    Ranked as the classifier of the run ranks them: by cosine, for cross entropy by logit.
+
+    Args:
+      prototypes: [K, D], those that predict.
+      images: uint8 [B, H, W, C].
     """
     model = model_lib.build(config, config.num_classes)
     images = augment.make_preprocess(config)(images)
     projections = model_lib.forward(model, variables, images, train=False)[0].projections
-    cosines = matmul(l2_normalize(projections), l2_normalize(prototypes).T)
-    scores = cosines
-    if config.loss == "cross_entropy":
-        weights, bias = classifier_lib.classifier(variables)
-        scores = matmul(projections, weights.T) + (0.0 if bias is None else bias)
-    order = jnp.argsort(-scores, axis=1)
-    return np.asarray(order), np.asarray(jnp.take_along_axis(cosines, order, axis=1))
+    _, bias = classifier_lib.classifier(variables)
+    classes, cosines = classifier_lib.rank(config, projections, prototypes, bias)
+    return np.asarray(classes), np.asarray(cosines)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto predict")
     parser.add_argument("--workdir", required=True, help="the workdir of a finished run")
     parser.add_argument("--top", type=int, default=3, help="classes to print (default 3)")
@@ -55,7 +58,8 @@ def main(argv):
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
     config, state, _ = trained.load_state(args.workdir, mesh)
-    images = np.stack([folder.read_image(image, config) for image in args.images])
+    spec = data_spec(config)
+    images = np.stack([folder.read_image(image, spec) for image in args.images])
     classes, cosines = nearest(config, state.variables, prototypes, images)
     for image, row, values in zip(args.images, classes, cosines, strict=True):
         top = zip(row[: args.top], values, strict=False)

@@ -1,34 +1,35 @@
 """Sources in memory: npz files, and the digits that come with scikit-learn."""
 
 import zipfile
+from collections.abc import Sequence
 
 import numpy as np
 
-from hsproto.data.source import Splits, existing_data_dir, load_size
+from hsproto.data.source import DataSpec, Source, Splits
 from hsproto.errors import UserError, one_line
 
 
-class ArraySource:
-    """Images and labels that lie in memory: uint8 [N, H, W, C] and integers [N]."""
+class ArraySource(Source):
+    """Images and labels in memory: uint8 [N, H, W, C] and integers [N]."""
 
-    def __init__(self, images, labels, class_names):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]):
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         return self.images[i], int(self.labels[i])
 
 
-def load_digits(config):
-    """scikit-learn's 1,797 handwritten digits, 8x8, grey.
+def load_digits(spec: DataSpec) -> Splits:
+    """Read scikit-learn's 1,797 handwritten digits, 8x8, gray, in memory.
 
-    Their 17 grey levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
-    each class its share) are drawn once, with a seed of their own, as the test set; the other
-    1,437 are the training set, whatever `config.seed` is.
+    Their 17 gray levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
+    stratified) are drawn once, with a seed of their own, as the test set; the other 1,437 are the
+    training set, whatever the seed of the run is.
     """
     from sklearn.datasets import load_digits  # half a second that other sources need not pay
     from sklearn.model_selection import train_test_split
@@ -41,19 +42,19 @@ def load_digits(config):
     train, test = map(np.sort, parts)
     names = [str(digit) for digit in digits.target_names]
     return Splits(
-        array_source(images[train], digits.target[train], names, "digits", config),
-        array_source(images[test], digits.target[test], names, "digits", config),
+        array_source(images[train], digits.target[train], names, "digits", spec),
+        array_source(images[test], digits.target[test], names, "digits", spec),
     )
 
 
-def load_arrays(config):
-    """An npz with {train,test}_{images,labels} and class_names; data_dir is it or its folder."""
-    path = existing_data_dir(config)
+def load_arrays(spec: DataSpec) -> Splits:
+    """Read an npz of {train,test}_{images,labels} and class_names; data_dir is it or its folder."""
+    path = spec.existing_data_dir()
     if path.is_dir():
-        path = path / f"{config.dataset}.npz"
+        path = path / f"{spec.dataset}.npz"
         if not path.exists():
             raise UserError(
-                f"config key data_dir={config.data_dir} holds no {path.name}: put it there, or "
+                f"config key data_dir={spec.data_dir} holds no {path.name}: put it there, or "
                 "set data_dir to the npz file itself"
             )
     keys = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
@@ -74,16 +75,19 @@ def load_arrays(config):
         )
     names = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
     return Splits(
-        array_source(*arrays[:2], names, f"{path}: train", config),
-        array_source(*arrays[2:], names, f"{path}: test", config),
+        array_source(*arrays[:2], names, f"{path}: train", spec),
+        array_source(*arrays[2:], names, f"{path}: test", spec),
     )
 
 
-def array_source(images, labels, names, place, config):
-    """An `ArraySource` of images uint8 [N, H, W(, C)] and labels [N], which index `names`.
+def array_source(
+    images: np.ndarray, labels: np.ndarray, names: Sequence[str], place: str, spec: DataSpec
+) -> ArraySource:
+    """Return an `ArraySource` of images uint8 [N, H, W(, C)] and labels [N], which index `names`.
 
-    Raises UserError, which says `place`, where type, shape, channels, size or a label is not what
-    `config` says.
+    Raises:
+      UserError: type, shape, channels, size or a label is not as `spec` and `names` require. The
+        message names `place`.
     """
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(
@@ -104,16 +108,15 @@ def array_source(images, labels, names, place, config):
             f"got {outside[0]}"
         )
     _, height, width, channels = images.shape
-    if channels != config.channels and config.channels:
+    if spec.channels not in (0, channels):
         raise UserError(
-            f"config key channels={config.channels}, but {place} images have {channels}: "
+            f"config key channels={spec.channels}, but {place} images have {channels}: "
             f"set channels={channels}"
         )
-    size = load_size(config)
-    if (height, width) != (size, size) and size:
-        option = "load_size" if config.load_size else "image_size"
+    if spec.side and (height, width) != (spec.side, spec.side):
+        option = "load_size" if spec.load_size else "image_size"
         raise UserError(
-            f"config key {option}={size}, but {place} images are {height}x{width}: "
+            f"config key {option}={spec.side}, but {place} images are {height}x{width}: "
             + (f"set {option}={height}" if height == width else "they must be square")
         )
     return ArraySource(images, labels, names)

@@ -1,14 +1,14 @@
-"""Augmentation on the device, inside the compiled step, and a contact sheet to look at it.
+"""Augmentation on the device, inside the compiled step.
 
-  hsproto augment --config=configs/digits.py --out=sheet.png
-
-Random resized crop, horizontal flip, colour jitter, grayscale, Gaussian blur, normalisation: the
+Random resized crop, horizontal flip, color jitter, grayscale, Gaussian blur, normalization: the
 stages of SimCLR and SupCon in torchvision's order and with its distributions, on float values in
-0..1 that are never rounded to 8 bits in between. A stage whose option is off costs nothing. Images
-of one channel have no colour: saturation, hue and grayscale leave them as they are.
+0..1 that are never rounded to 8 bits in between. A stage that is off costs nothing. Saturation, hue
+and grayscale do not change images of one channel.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,17 +21,17 @@ from hsproto.data import source as source_lib
 _LUMA = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601, as Pillow and torchvision
 
 
-def make_augment(config):
-    """The training augmentation of `config`: f(keys, images uint8 [B, H, W, C], view=0).
+def make_augment(config: Any) -> Callable[..., jax.Array]:
+    """Return the training augmentation of `config`: f(keys, images uint8 [B, H, W, C], view=0).
 
-    Returns float32 [B, S, S, C] with S = config.image_size, normalised. Every image has a key of
-    its own: `keys` [B], or one to split them from. For two views call it twice, with other keys.
-    Where `crop_on` is host, images are [B, V, S, S, C] with crops made on the host, of which those
-    of `view` are taken as they are.
+    The function returns float32 [B, S, S, C] with S = config.image_size, normalized. Every image
+    has a key of its own: `keys` [B], or one to split them from. For two views call it twice, with
+    different keys. Where `crop_on` is host, images are [B, V, S, S, C] with crops made on the host,
+    of which those of `view` are taken unchanged.
     """
     stages = _stages(config)
     ends = np.cumsum([count for count, _ in stages])
-    normalise = _make_normalise(config)
+    normalize = _make_normalize(config)
 
     def augment_one(key, image):
         # One draw for all stages: each draw costs half a second of compilation on a CPU.
@@ -40,7 +40,7 @@ def make_augment(config):
         image = jnp.moveaxis(image, -1, 0)
         for (_, stage), uniforms in zip(stages, numbers, strict=True):
             image = stage(uniforms, image)
-        return normalise(jnp.moveaxis(image, 0, -1))
+        return normalize(jnp.moveaxis(image, 0, -1))
 
     def augment(keys, images, view=0):
         if config.crop_on == "host":
@@ -52,48 +52,48 @@ def make_augment(config):
     return augment
 
 
-def make_preprocess(config):
-    """What evaluation sees: f(images uint8 [B, H, W, C]) -> float32 [B, S, S, C].
+def make_preprocess(config: Any) -> Callable[[jax.Array], jax.Array]:
+    """Return the preprocessing of evaluation: f(images uint8 [B, H, W, C]) -> float32 [B, S, S, C].
 
-    The centre square of side S = config.image_size, normalised.
+    It takes the center square of side S = config.image_size, normalized.
     """
-    normalise = _make_normalise(config)
+    normalize = _make_normalize(config)
     size = config.image_size
 
     def preprocess(images):
         images = _unit_range(images, config)
-        top, left = _corner_of_centre(images.shape[1:3], size)
-        return normalise(images[:, top : top + size, left : left + size])
+        top, left = _center_corner(images.shape[1:3], size)
+        return normalize(images[:, top : top + size, left : left + size])
 
     return preprocess
 
 
 def _stages(config):
-    """[(n, stage)] of the stages that are on: stage(n uniform numbers, image) -> image.
+    """Return [(n, stage)] of the stages that are on: stage(n uniform numbers, image) -> image.
 
     Images are [C, H, W] in 0..1 here.
     """
     size, scale, ratio = config.image_size, tuple(config.crop_scale), tuple(config.crop_ratio)
-    colour = config.channels == 3
-    strengths = tuple(config.jitter) if colour else (*config.jitter[:2], 0.0, 0.0)
+    has_color = config.channels == 3
+    strengths = tuple(config.jitter) if has_color else (*config.jitter[:2], 0.0, 0.0)
     if config.crop_on == "host" or not config_lib.has_random_crop(config):
-        stages = [(0, lambda uniforms, image: _centre_crop(image, size))]
+        stages = [(0, lambda uniforms, image: _center_crop(image, size))]
     else:
         stages = [(22, lambda uniforms, image: random_crop(uniforms, image, size, scale, ratio))]
     if config.flip:
         stages.append(_maybe(0.5, 0, lambda uniforms, image: image[:, :, ::-1]))
     if any(strengths):
-        jitter = functools.partial(colour_jitter, strengths=strengths)
+        jitter = functools.partial(color_jitter, strengths=strengths)
         stages.append(_maybe(config.jitter_probability, 8, jitter))
-    if colour:
-        grey = lambda uniforms, image: jnp.broadcast_to(luma(image), image.shape)  # noqa: E731
-        stages.append(_maybe(config.grayscale_probability, 0, grey))
+    if has_color:
+        gray = lambda uniforms, image: jnp.broadcast_to(luma(image), image.shape)  # noqa: E731
+        stages.append(_maybe(config.grayscale_probability, 0, gray))
     stages.append(_maybe(config.blur_probability, 1, random_blur))
     return [stage for stage in stages if stage]
 
 
 def _maybe(probability, count, stage):
-    """A stage that is applied with a probability; None where that is zero."""
+    """Return a stage that is applied with a probability; None where that is zero."""
 
     def applied(uniforms, image):
         return jnp.where(uniforms[0] < probability, stage(uniforms[1:], image), image)
@@ -112,32 +112,43 @@ def _unit_range(images, config):
     return images.astype(jnp.float32) / 255
 
 
-def _make_normalise(config):
+def _make_normalize(config):
     mean, std = (np.asarray(values, np.float32) for values in source_lib.normalization(config))
     return lambda image: (image - mean) / std
 
 
-def _corner_of_centre(shape, size):
+def _center_corner(shape, size):
     return [round((side - size) / 2) for side in shape]
 
 
-def _centre_crop(image, size):
-    top, left = _corner_of_centre(image.shape[1:], size)
+def _center_crop(image, size):
+    top, left = _center_corner(image.shape[1:], size)
     return image[:, top : top + size, left : left + size]
 
 
-def random_crop(uniforms, image, size, scale, ratio):
-    """Random resized crop: a random box of the image [C, H, W], resized to [C, size, size]."""
+def random_crop(
+    uniforms: jax.Array,
+    image: jax.Array,
+    size: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> jax.Array:
+    """Resize a random box of an image [C, H, W] to [C, size, size]."""
     return crop_and_resize(image, crop_box(uniforms, image.shape[1:], scale, ratio), size)
 
 
-def crop_box(uniforms, shape, scale, ratio):
-    """Random box (top, left, height, width), int32, as torchvision's RandomResizedCrop.
+def crop_box(
+    uniforms: jax.Array,
+    shape: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return a random box (top, left, height, width), int32, as torchvision's RandomResizedCrop.
 
     The area is uniform in `scale` times the image's, the aspect ratio width/height log-uniform in
     `ratio`, the sides rounded to whole pixels; the first of ten tries that fits in the image
-    counts, and if none does, the largest centred box whose ratio is in range. `uniforms` are 22
-    numbers in 0..1.
+    counts, else the largest centered box whose ratio is in range. `uniforms` are 22 numbers in
+    0..1.
     """
     height, width = shape
     tries, places = uniforms[:20].reshape(2, 10), uniforms[20:]
@@ -147,17 +158,17 @@ def crop_box(uniforms, shape, scale, ratio):
     heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = jnp.argmax(fits)
-    found = fits[first]
-    box_height = jnp.where(found, heights[first], min(height, round(width / ratio[0])))
-    box_width = jnp.where(found, widths[first], min(width, round(height * ratio[1])))
+    any_fits = fits[first]
+    box_height = jnp.where(any_fits, heights[first], min(height, round(width / ratio[0])))
+    box_width = jnp.where(any_fits, widths[first], min(width, round(height * ratio[1])))
     room = jnp.stack([height - box_height, width - box_width])
     corner = jnp.minimum((places * (room + 1)).astype(jnp.int32), room)
-    top, left = jnp.where(found, corner, room // 2)
+    top, left = jnp.where(any_fits, corner, room // 2)
     return top, left, box_height, box_width
 
 
-def crop_and_resize(image, box, size):
-    """The box (top, left, height, width) of an image [C, H, W], resized to [C, size, size].
+def crop_and_resize(image: jax.Array, box: Sequence[Any], size: int) -> jax.Array:
+    """Resize the box (top, left, height, width) of an image [C, H, W] to [C, size, size].
 
     Bilinear, with antialiasing where it shrinks: what Pillow and torchvision give for a crop
     followed by a resize. The box may be traced: resizing is a matrix product on either side.
@@ -172,9 +183,9 @@ def _resize_weights(start, length, in_size, out_size):
     """[out_size, in_size]; row i holds the weights of the input pixels in output pixel i."""
     # jax.image.scale_and_translate would let pixels outside the box into its border.
     scale = length / out_size
-    centres = start + (jnp.arange(out_size) + 0.5) * scale
+    centers = start + (jnp.arange(out_size) + 0.5) * scale
     pixels = jnp.arange(in_size)
-    distance = jnp.abs(pixels + 0.5 - centres[:, None]) / jnp.maximum(scale, 1.0)
+    distance = jnp.abs(pixels + 0.5 - centers[:, None]) / jnp.maximum(scale, 1.0)
     inside = (pixels >= start) & (pixels < start + length)
     weights = jnp.where(inside, jnp.maximum(0.0, 1.0 - distance), 0.0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
@@ -185,8 +196,10 @@ def _separable(rows, columns, image):
     return jnp.einsum("oh,chp->cop", rows, across, precision=lax.Precision.HIGHEST)
 
 
-def colour_jitter(uniforms, image, strengths):
-    """Brightness, contrast, saturation and hue by random factors, in random order.
+def color_jitter(
+    uniforms: jax.Array, image: jax.Array, strengths: tuple[float, float, float, float]
+) -> jax.Array:
+    """Change brightness, contrast, saturation and hue by random factors, in random order.
 
     `strengths` (b, c, s, h): factors uniform in max(0, 1-b)..1+b and so on, the hue turned by a
     share of the circle uniform in -h..h, as torchvision's ColorJitter. `uniforms` are 8 numbers.
@@ -206,8 +219,8 @@ def colour_jitter(uniforms, image, strengths):
     return image
 
 
-def luma(image):
-    """The grey image [1, H, W] of an image [C, H, W]."""
+def luma(image: jax.Array) -> jax.Array:
+    """Return the gray image [1, H, W] of an image [C, H, W]."""
     if image.shape[0] == 1:
         return image
     red, green, blue = (weight * plane for weight, plane in zip(_LUMA, image, strict=True))
@@ -218,27 +231,27 @@ def _blend(image, other, factor):
     return jnp.clip(factor * image + (1.0 - factor) * other, 0.0, 1.0)
 
 
-def adjust_brightness(image, factor):
-    """From black (0) over the image (1) to brighter."""
+def adjust_brightness(image: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
+    """Scale the brightness; a factor of 0 gives black, 1 the image itself."""
     return _blend(image, 0.0, factor)
 
 
-def adjust_contrast(image, factor):
-    """From the image's mean luma (0) over the image (1) to more contrast."""
+def adjust_contrast(image: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
+    """Scale the contrast; a factor of 0 gives the image's mean luma, 1 the image itself."""
     return _blend(image, luma(jnp.mean(image, axis=(1, 2), keepdims=True)), factor)
 
 
-def adjust_saturation(image, factor):
-    """From grey (0) over the image (1) to more colour."""
+def adjust_saturation(image: jax.Array, factor: jax.typing.ArrayLike) -> jax.Array:
+    """Scale the saturation; a factor of 0 gives the gray image, 1 the image itself."""
     return _blend(image, luma(image), factor)
 
 
-def adjust_hue(image, shift):
-    """The image [3, H, W] with the hue of HSV turned by `shift`, a share of the full circle."""
+def adjust_hue(image: jax.Array, shift: jax.typing.ArrayLike) -> jax.Array:
+    """Turn the hue (HSV) of an image [3, H, W] by `shift`, a share of the full circle."""
     red, green, blue = image
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    # The hue in sixths of the circle; any number will do for grey, which has chroma 0.
+    # The hue in sixths of the circle; any number will do for gray, which has chroma 0.
     safe = jnp.where(chroma > 0, chroma, 1.0)
     hue = jnp.where(
         value == red,
@@ -252,15 +265,15 @@ def adjust_hue(image, shift):
     return value - chroma * jnp.clip(jnp.minimum(angle, 4.0 - angle), 0.0, 1.0)
 
 
-def random_blur(uniforms, image):
-    """Gaussian blur with a standard deviation uniform in 0.1..2 pixels, as SimCLR."""
+def random_blur(uniforms: jax.Array, image: jax.Array) -> jax.Array:
+    """Blur with a standard deviation uniform in 0.1..2 pixels, as SimCLR."""
     return gaussian_blur(image, 0.1 + 1.9 * uniforms[0])
 
 
-def gaussian_blur(image, sigma):
-    """Gaussian blur of an image [C, H, W]; beyond the border it is mirrored, as in torchvision.
+def gaussian_blur(image: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
+    """Blur an image [C, H, W], which is mirrored beyond its border, as in torchvision.
 
-    The kernel's width is a tenth of the image's side, odd and at least 3.
+    The width of the kernel is a tenth of the image's side, odd and at least 3.
     """
     return _separable(*(_blur_weights(side, sigma) for side in image.shape[1:]), image)
 

@@ -1,7 +1,11 @@
-"""Classes put together into groups, to train on those: CIFAR-100's 20 superclasses.
+"""Which classes a data set is cut down to or grouped into: ImageNet-100, CIFAR-100's superclasses.
 
-Full collapse on groups would lose the classes within them. Whether it does is asked from coarse to
-fine: train on the groups, then look in the frozen features for the classes.
+The config key `class_list` keeps some of the classes of a data set: those of one of the two lists
+that are called ImageNet-100, by WordNet id, or any others by name.
+
+The key `class_groups` makes groups of classes the labels: CIFAR-100's 20 superclasses. Full
+collapse on groups would lose the classes within them. Coarse-to-fine transfer asks whether it does:
+train on the groups, then look for the classes in the frozen features.
 
   hsproto train --workdir=runs/coarse \\
     --config=configs/cifar.py:dataset=cifar100,class_groups=cifar100_coarse
@@ -9,8 +13,8 @@ fine: train on the groups, then look in the frozen features for the classes.
   hsproto retrieval --workdir=runs/coarse --labels=original
 
 The second command fits a linear classifier of the 100 classes to the encoder's features, the third
-asks whether the nearest images are of the same one of the 100. Other commands, `evaluate` too,
-measure by the groups that the run was trained on. Where the set is an npz, `transfer` is told so:
+asks whether the nearest images belong to the same one of the 100. Other commands, `evaluate` too,
+measure by the groups that the run was trained on. For a set stored as npz, `transfer` needs
 --source=arrays --data_dir=DIR.
 
 The groups are those of Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images",
@@ -18,10 +22,12 @@ named as in the files of the set.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
 from hsproto.data import subsets
+from hsproto.data.source import Source
 from hsproto.errors import UserError
 
 CLASS_GROUPS = {
@@ -50,32 +56,34 @@ CLASS_GROUPS = {
 }
 
 
-def group_members(name):
-    """{group: tuple of its classes} of the grouping `name`, groups in the order of their labels."""
+def group_members(name: str) -> dict[str, tuple[str, ...]]:
+    """Return {group: its classes} of the grouping `name`, groups in the order of their labels."""
     return {group: tuple(classes.split()) for group, classes in CLASS_GROUPS[name].items()}
 
 
-def grouped(source, name):
-    """All images of a source, in order, labelled by the groups of `name` that their classes are in.
+def group(source: Source, name: str) -> Source:
+    """Return all images of a source, labelled by the groups of `name` that their classes are in.
 
     Reads the labels of all images; of a TFDS set that means every record, once.
-    Raises UserError where the source's classes are not exactly those that are grouped.
+
+    Raises:
+      UserError: the classes of the source are not exactly those that are grouped.
     """
-    groups = group_members(name)
-    group_of = {one: label for label, classes in enumerate(groups.values()) for one in classes}
+    members = group_members(name)
+    group_of = {one: label for label, classes in enumerate(members.values()) for one in classes}
     _check_classes(source.class_names, group_of, name)
-    numbers = np.array([group_of[one] for one in source.class_names], np.int32)
-    return subsets.relabelled(source, numbers[np.asarray(source.labels)], tuple(groups))
+    labels_of_classes = np.array([group_of[one] for one in source.class_names], np.int32)
+    return subsets.relabelled(source, labels_of_classes[np.asarray(source.labels)], tuple(members))
 
 
 def _check_classes(class_names, expected, name):
     missing = sorted(set(expected) - set(class_names))
     foreign = sorted(set(class_names) - set(expected))
     if missing or foreign or len(class_names) != len(expected):
-        found = [f"lack {one!r}" for one in missing[:1]] + [f"have {one!r}" for one in foreign[:1]]
+        wrong = [f"lack {one!r}" for one in missing[:1]] + [f"have {one!r}" for one in foreign[:1]]
         raise UserError(
             f"config key class_groups={name!r}: the data must have exactly the {len(expected)} "
-            f"classes that it groups, but {' and '.join(found) or 'name one twice'}: take the data "
+            f"classes that it groups, but {' and '.join(wrong) or 'name one twice'}: take the data "
             "set that it is named for, or leave class_groups empty"
         )
 
@@ -111,36 +119,55 @@ IMAGENET100_LISTS = {
     """,
 }
 
-# What `sort LIST | sha256sum` says of a file with an id a line.
+# `sort LIST | sha256sum` of a file with one id per line.
 SHA256 = {
     "imagenet100_cmc": "5ee5db69d488bb799a286d8e181801c3d02798776c1ce9203e5450f64e086e07",
     "imagenet100_kaggle": "86bc5c0b92179267729b4b1efc27c5cf14a321fdc3a689b3cc217a5c492a8a6b",
 }
 
 
-def wnids(name):
-    """The 100 WordNet ids of the list `name`, sorted, as a tuple."""
+def wnids(name: str) -> tuple[str, ...]:
+    """Return the 100 WordNet ids of the list `name`, sorted."""
     return tuple(IMAGENET100_LISTS[name].split())
 
 
-def digest(names):
-    """SHA-256 of class names, sorted, a line each, in hexadecimal."""
+def digest(names: Iterable[str]) -> str:
+    """Return the SHA-256 of class names, sorted, one per line, in hexadecimal."""
     return hashlib.sha256("".join(f"{n}\n" for n in sorted(names)).encode()).hexdigest()
 
 
-def imagenet100_subset(source, name):
-    """The images of a source whose classes are in the list `name`, as a source of 100 classes.
+def select(source: Source, class_list: str) -> Source:
+    """Return the images of the classes that a `class_list` names, labelled in its order.
 
     Reads the labels of all images; of a TFDS set that means every record, once.
-    Raises UserError where the source lacks one of them.
+
+    Args:
+      class_list: a name in IMAGENET100_LISTS, or names of classes as 0/1/7.
+
+    Raises:
+      UserError: the source lacks one of the classes.
     """
+    if class_list in IMAGENET100_LISTS:
+        return _select_imagenet100(source, class_list)
+    names, known = class_list.split("/"), source.class_names
+    missing = [name for name in names if name not in known]
+    if missing:
+        theirs = f"{', '.join(known[:10])}{' ...' if len(known) > 10 else ''}"
+        raise UserError(
+            f"config key class_list={class_list!r}: the data have no class {missing[0]!r}; theirs "
+            f"are: {theirs}"
+        )
+    return subsets.of_classes(source, names)
+
+
+def _select_imagenet100(source, name):
     names = wnids(name)
     missing = [wnid for wnid in names if wnid not in source.class_names]
     if missing:
         raise UserError(
             f"config key class_list={name!r}: the data lack {len(missing)} of its {len(names)} "
-            f"classes, as {missing[0]!r}: they must be ImageNet's, named by WordNet id, or another "
-            "list, or none"
+            f"classes, e.g. {missing[0]!r}: they must be ImageNet's, named by WordNet id; or take "
+            "another list, or none"
         )
     if digest(source.class_names) == SHA256[name]:
         return source

@@ -1,6 +1,10 @@
-"""TODO."""
+"""A contact sheet of training images and their augmented versions.
+
+hsproto augment --config=configs/digits.py --out=sheet.png
+"""
 
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,11 +18,16 @@ from hsproto.data.crops import RandomCrops
 from hsproto.errors import UserError
 
 
-def contact_sheet(config, out, rows=8, columns=9):
-    """Writes a PNG of `rows` training images: each as evaluation sees it, then augmented versions.
+def contact_sheet(
+    config: Any, out: str | os.PathLike[str], rows: int = 8, columns: int = 9
+) -> None:
+    """Write a picture of `rows` training images: as evaluation sees them, then augmented versions.
 
     The images are spread evenly over the training set and cropped where training would crop them.
-    Normalisation is undone for display.
+    Normalization is undone for display.
+
+    Raises:
+      UserError: `out` cannot be written.
     """
     import matplotlib  # heavy, and the training step does not need it
 
@@ -43,25 +52,25 @@ def contact_sheet(config, out, rows=8, columns=9):
         rows, columns, squeeze=False, figsize=(1.2 * columns, 1.2 * rows), layout="compressed"
     )
     for j, version in enumerate(versions):
-        shown = np.clip(np.asarray(version) * np.asarray(std) + np.asarray(mean), 0, 1)
+        pixels = np.clip(np.asarray(version) * np.asarray(std) + np.asarray(mean), 0, 1)
         axes[0, j].set_title("image" if j == 0 else f"view {j}", fontsize=8)
         for i, label in enumerate(labels):
             axis = axes[i, j]
-            axis.imshow(shown[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.imshow(pixels[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if j == 0:
                 axis.set_ylabel(source.class_names[label], fontsize=8, parse_math=False)
     try:
         figure.savefig(out, dpi=150)
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no picture format
+    except (OSError, ValueError) as error:  # ValueError: an unknown suffix
         raise UserError(f"cannot write {out}: {error}") from error
     finally:
         plt.close(figure)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto augment")
-    parser.add_argument("--out", required=True, help="the picture to write, as sheet.png")
+    parser.add_argument("--out", required=True, help="the picture to write, e.g. sheet.png")
     args, config = parser.parse_with_config(argv)
     contact_sheet(config, args.out)
     print(os.path.abspath(args.out))

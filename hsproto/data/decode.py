@@ -1,32 +1,40 @@
 """Image files as pixels: opened, checked, converted, and cut to squares with Pillow."""
 
+import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from hsproto.data.source import PictureSource
 from hsproto.errors import UserError, one_line
 
 
-def picture(file, channels, name):
-    """The whole image in a file or stream, decoded, as a Pillow image: grey or RGB.
+def read_picture(
+    file: str | os.PathLike[str] | BinaryIO, channels: int, name: str | os.PathLike
+) -> Image.Image:
+    """Decode the whole image in a file or stream, as gray (`channels` 1) or RGB (3).
 
-    `channels` is 1 or 3. Raises UserError with `name` where the file is unreadable, or its pixels
-    are not of 8 bits.
+    Raises:
+      UserError: the file is unreadable, or its pixels are not 8 bits deep. The message says `name`.
     """
     try:
         with Image.open(file) as image:
-            if image.mode[0] in "IF":  # Pillow would clip these to 8 bits without a word.
+            if image.mode[0] in "IF":  # Pillow would silently clip these to 8 bits.
                 raise ValueError(f"pixels of mode {image.mode}, not of 8 bits")
             return image.convert("RGB" if channels == 3 else "L")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _unreadable(name, error) from error
 
 
-def centre_square(image, size, resample=Image.Resampling.BILINEAR):
-    """uint8 [size, size, C] of a Pillow image: its short side resized, the centre cut out.
+def center_square(
+    image: Image.Image, size: int, resample: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
+    """Resize the short side of an image and cut out its center: uint8 [size, size, C].
 
-    Bilinear, unless told otherwise, with antialiasing, as torchvision's Resize and CenterCrop.
+    With antialiasing, as torchvision's Resize and CenterCrop.
     """
     width, height = image.size
     if (width, height) != (size, size):
@@ -39,10 +47,10 @@ def centre_square(image, size, resample=Image.Resampling.BILINEAR):
     return _pixels(image)
 
 
-def cut_out(image, box, size):
-    """uint8 [size, size, C]: the box (top, left, height, width) of a Pillow image, resized.
+def resized_crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    """Resize the box (top, left, height, width) of an image: uint8 [size, size, C].
 
-    Bilinear with antialiasing, as torchvision's resized_crop.
+    Bilinear with antialiasing, as torchvision's function of this name.
     """
     top, left, height, width = box
     # Cut first: resize(box=...) would let pixels outside the box into its border.
@@ -50,8 +58,8 @@ def cut_out(image, box, size):
     return _pixels(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def check_headers(paths):
-    """Raises UserError with the path of a file whose header, or a PNG's check sum, is broken."""
+def check_headers(paths: Iterable[str]) -> None:
+    """Raise UserError for a file whose header, or a PNG's check sum, is broken."""
     with ThreadPoolExecutor(16) as pool:
         for _ in pool.map(_check_header, paths):
             pass
@@ -74,9 +82,11 @@ def _unreadable(name, error):
     return UserError(f"unreadable image {name} ({one_line(error)}): repair or remove it")
 
 
-class EncodedSource:
-    """Pictures that are kept encoded and decoded when asked for: `picture(i)` gives them whole."""
+class EncodedSource(PictureSource):
+    """Pictures that are stored encoded and decoded on access, as squares of side `_size`."""
 
-    def __getitem__(self, i):
+    _size: int
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image, label = self.picture(i)
-        return centre_square(image, self._size), label
+        return center_square(image, self._size), label

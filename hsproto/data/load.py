@@ -1,94 +1,80 @@
-"""Sources of labelled images: `digits`, `arrays`, `folder`, `tfds`.
+"""The training and the test source of a data set, and what a config takes over from them."""
 
-A source is any object with a length, random access and class names:
+from typing import Any
 
-    len(source)          number of images
-    source[i]            (image uint8 [H, W, C], label int in 0..K-1)
-    source.class_names   tuple of K strings
-    source.check()       optional: looks for bad input before images are streamed from it
-    source.picture(i)    optional: (the whole picture as a Pillow image, label), for crops of it
-
-All images of a source are squares of one size; pictures are as they were stored. `load(config)`
-gives the training and the test source of a configuration. Whatever is wrong with the data raises
-`UserError`: one line with the option or path, what is wrong with it, and the way out.
-"""
-
-from hsproto.data import class_lists, loader, long_tail, subsets
+from hsproto.data import class_lists, loader, long_tail
 from hsproto.data import source as source_lib
 from hsproto.data.arrays import load_arrays, load_digits
 from hsproto.data.folder import load_folder
-from hsproto.data.source import Splits
+from hsproto.data.source import DataSpec, Splits, data_spec
 from hsproto.data.tfds import load_tfds
 from hsproto.errors import UserError
 
+_READERS = {
+    "arrays": load_arrays,
+    "digits": load_digits,
+    "folder": load_folder,
+    "tfds": load_tfds,
+}
 
-def load_splits(config):
-    """The training and the test source of `config.dataset`, read as `config.source` says.
 
-    Of the classes those stay that `config.class_list` names, themselves or by a list of
-    `hsproto.data.class_lists`; groups of them are the labels where `config.class_groups` says so,
-    and of the training images those stay that `config.imbalance_factor` leaves
+def load_splits(config: Any) -> Splits:
+    """Return the training and the test source that a config names, by `read_splits`."""
+    return read_splits(data_spec(config))
+
+
+def read_splits(spec: DataSpec) -> Splits:
+    """Read the training and the test source of `spec.dataset`, stored as `spec.source` says.
+
+    In this order: `class_list` selects classes, `class_groups` merges them into groups
+    (`hsproto.data.class_lists`), and `imbalance_factor` thins out the training set
     (`hsproto.data.long_tail`).
-    Raises UserError where the data are missing, malformed, or not what `config` says
-    (`num_classes`, `channels`, and for arrays and digits the image size). Where `channels` or
-    `image_size` is 0, arrays and digits may have any.
+
+    Raises:
+      UserError: the data are missing, malformed, or not what `spec` says (`num_classes`,
+        `channels`, and for sources in memory the image size). One line with the key or path, what
+        is wrong with it, and the way out.
     """
-    sources = {
-        "arrays": load_arrays,
-        "digits": load_digits,
-        "folder": load_folder,
-        "tfds": load_tfds,
-    }
-    if config.source not in sources:
+    if spec.source not in _READERS:
         raise UserError(
-            f"config key source={config.source!r} is unknown: use one of {', '.join(sources)}"
+            f"config key source={spec.source!r} is unknown: use one of {', '.join(_READERS)}"
         )
-    splits = sources[config.source](config)
+    splits = _READERS[spec.source](spec)
     for name, source in zip(splits._fields, splits, strict=True):
         if len(source) == 0:
-            raise UserError(f"the {name} split of {config.dataset!r} holds no image")
-    if config.class_list:
-        splits = Splits(*(_of_class_list(split, config.class_list) for split in splits))
-    if config.class_groups:
-        splits = Splits(*(class_lists.grouped(split, config.class_groups) for split in splits))
-    found = len(splits.train.class_names)
-    if config.num_classes and config.num_classes != found:
+            raise UserError(f"the {name} split of {spec.dataset!r} holds no image")
+    if spec.class_list:
+        splits = Splits(*(class_lists.select(split, spec.class_list) for split in splits))
+    if spec.class_groups:
+        splits = Splits(*(class_lists.group(split, spec.class_groups) for split in splits))
+    num_classes = len(splits.train.class_names)
+    if spec.num_classes not in (0, num_classes):
         raise UserError(
-            f"config key num_classes={config.num_classes}, but {config.dataset!r} has {found} "
-            f"classes: set num_classes={found}, or 0 to take it from the data"
+            f"config key num_classes={spec.num_classes}, but {spec.dataset!r} has {num_classes} "
+            f"classes: set num_classes={num_classes}, or 0 to take it from the data"
         )
-    if config.imbalance_factor < 1:
-        rare = long_tail.subset(splits.train, config.imbalance_factor, config.subset_seed)
+    if spec.imbalance_factor < 1:
+        rare = long_tail.subset(splits.train, spec.imbalance_factor, spec.subset_seed)
         splits = splits._replace(train=rare)
     return splits
 
 
-def _of_class_list(source, class_list):
-    if class_list in class_lists.IMAGENET100_LISTS:
-        return class_lists.imagenet100_subset(source, class_list)
-    names, known = class_list.split("/"), source.class_names
-    missing = [name for name in names if name not in known]
-    if missing:
-        theirs = f"{', '.join(known[:10])}{' ...' if len(known) > 10 else ''}"
-        raise UserError(
-            f"config key class_list={class_list!r}: the data have no class {missing[0]!r}; theirs "
-            f"are: {theirs}"
-        )
-    return subsets.of_classes(source, names)
+def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
+    """Return `config` with what the data decide filled in: classes, images, mean, std, crop_on.
 
+    Args:
+      earlier: the resolved config of a run that is resumed. It keeps the place of its crop,
+        wherever its images lie now.
 
-def resolve(config, splits, earlier=None):
-    """`config` with what the data decide filled in: classes, images, mean, std, place of the crop.
-
-    `earlier`: the resolved config of a run that goes on. It keeps the place of its crop, wherever
-    its images lie now. Raises UserError where the config says otherwise than the data.
+    Raises:
+      UserError: the config contradicts the data.
     """
-    found = {"num_classes": len(splits.train.class_names), "num_examples": len(splits.train)}
-    for key, value in found.items():
+    counts = {"num_classes": len(splits.train.class_names), "num_examples": len(splits.train)}
+    for key, value in counts.items():
         if config[key] not in (0, value):
             raise UserError(f"config key {key}={config[key]}, but the training data have {value}")
     config = config.copy_and_resolve_references()
-    config.update(found)
+    config.update(counts)
     config.mean, config.std = source_lib.normalization(config)
     if config.crop_on == "auto":
         config.crop_on = earlier.crop_on if earlier else loader.crop_place(splits.train, config)

@@ -1,30 +1,32 @@
-"""Long tails: training sets whose classes fall off exponentially, and what is asked of them.
+"""Long-tailed training sets, whose class sizes fall off exponentially.
 
 The profile is that of LDAM-DRW (Cao et al. 2019): n_c = int((N/K) rho^(c/(K-1))), truncated,
-classes in the order of their labels, rho the config's `imbalance_factor`. A seed of its own
-(`subset_seed`) picks which images stay; the test set stays as it is. Accuracy is told by how many
-training images a class has; logits can be adjusted by the classes' frequencies (Menon et al. 2021).
+classes in the order of their labels, rho the config key `imbalance_factor`. A seed of its own
+(`subset_seed`) picks which images stay; the test set stays as it is.
 """
 
 import numpy as np
 
 from hsproto.data import subsets
+from hsproto.data.source import Source
 from hsproto.errors import UserError
 
 
-def profile(num_examples, num_classes, imbalance_factor):
-    """Images that stay of each class of a balanced set, int [K]: int((N/K) rho^(c/(K-1)))."""
+def profile(num_examples: int, num_classes: int, imbalance_factor: float) -> np.ndarray:
+    """Return how many images of each class of a balanced set stay: int((N/K) rho^(c/(K-1)))."""
     steps = max(num_classes - 1, 1)
     largest = num_examples / num_classes
     return np.array([int(largest * imbalance_factor ** (c / steps)) for c in range(num_classes)])
 
 
-def subset(source, imbalance_factor, seed):
-    """The long-tailed part of a training source, as a source; its images keep their order.
+def subset(source: Source, imbalance_factor: float, seed: int) -> Source:
+    """Return the long-tailed part of a training source; its images keep their order.
 
-    A class that has fewer images than the profile says keeps all of them. With the same seed a
-    smaller `imbalance_factor` gives a part of what a larger one gives. Raises UserError where a
-    class would keep no image.
+    A class with fewer images than the profile says keeps all of them. With the same seed, the part
+    of a smaller `imbalance_factor` is contained in that of a larger one.
+
+    Raises:
+      UserError: a class would keep no image.
     """
     labels = np.asarray(source.labels)
     counts = profile(len(source), len(source.class_names), imbalance_factor)
@@ -42,6 +44,6 @@ def subset(source, imbalance_factor, seed):
     return subsets.of_rows(source, np.sort(np.concatenate(rows)))
 
 
-def class_counts(source):
-    """Images of each class of a source, int [K]."""
+def class_counts(source: Source) -> np.ndarray:
+    """Return the number of images per class of a source, int [K]."""
     return np.bincount(source.labels, minlength=len(source.class_names))

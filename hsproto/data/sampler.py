@@ -1,50 +1,62 @@
 """Which images are in step t: a pure function of the seed and the step.
 
-So a run resumes at a step without any saved iterator, and every number of processes draws the same
-batches. An epoch is as many images as the training set has: num_examples / batch_size steps.
+A run therefore resumes at any step without a saved iterator, and any number of processes draws the
+same batches. An epoch is as many images as the training set has: num_examples / batch_size steps.
 """
 
 import functools
+from typing import Any, Protocol
 
 import numpy as np
 
+from hsproto.data.source import Source
 from hsproto.errors import UserError
 
 
-def make(source, config):
-    """The sampler of `config` (keys sampler, batch_binding, batch_size, seed) for a source.
+class IndexSampler(Protocol):
+    """Draws batches of `batch_size` rows of a data set."""
 
-    Raises UserError where the batch cannot hold the bound examples and others.
+    batch_size: int
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return the rows in the batch of a step, int64 [batch_size]."""
+
+
+def make(source: Source, config: Any) -> IndexSampler:
+    """Return the sampler of `config` (keys sampler, batch_binding, batch_size, seed) for a source.
+
+    Raises:
+      UserError: the batch is too small for the bound examples and others.
     """
     labels = None
     if config.sampler == "classes" or config.batch_binding:
         labels = np.asarray(source.labels)
     bound = _one_of_each_class(labels, config.seed) if config.batch_binding else ()
-    drawn = config.batch_size - len(bound)
-    if drawn < 1:
+    num_drawn = config.batch_size - len(bound)
+    if num_drawn < 1:
         raise UserError(
-            f"batch_binding=true puts an image of each of {len(bound)} classes into every batch: "
+            f"batch_binding=true puts one image of each of {len(bound)} classes into every batch: "
             f"batch_size={config.batch_size} must be larger"
         )
     if config.sampler == "classes":
-        sampler = ClassSampler(labels, drawn, config.seed)
+        sampler = ClassSampler(labels, num_drawn, config.seed)
     else:
-        sampler = Sampler(len(source), drawn, config.seed)
+        sampler = Sampler(len(source), num_drawn, config.seed)
     return BoundSampler(bound, sampler) if config.batch_binding else sampler
 
 
 class Sampler:
-    """Shuffled epochs: `indices(step)`, int64 [batch_size], the rows of the data set in a step.
+    """Shuffled epochs.
 
-    The order is an endless sequence of one random permutation of the set after another, each drawn
-    from (seed, epoch); step t takes its positions t·B..(t+1)·B-1. Every image is seen exactly once
-    an epoch, and a batch may span two epochs.
+    The order is an endless sequence of random permutations of the set, each drawn from (seed,
+    epoch); step t takes its positions t·B..(t+1)·B-1. Every image is seen exactly once per epoch,
+    and a batch may span two epochs.
     """
 
-    def __init__(self, num_examples, batch_size, seed):
+    def __init__(self, num_examples: int, batch_size: int, seed: int):
         self.num_examples, self.batch_size, self.seed = num_examples, batch_size, seed
 
-    def indices(self, step):
+    def indices(self, step: int) -> np.ndarray:
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, offsets = np.divmod(positions, self.num_examples)
         rows = np.empty_like(positions)
@@ -55,25 +67,25 @@ class Sampler:
 
 
 class ClassSampler:
-    """Batches that cover the classes: every class alike, whatever its size; `indices` as above.
+    """Batches that cover the classes, every class equally often, whatever its size.
 
-    An endless sequence of rounds holds each of the K classes that have images once a round; step t
-    takes its positions t·B..(t+1)·B-1, in a random order. With B >= K every batch holds every
-    class, floor(B/K) or ceil(B/K) times. With B < K each class comes once in K positions, and
-    rounds are shuffled, so that other classes meet each time. Each class goes through its own
-    images in shuffled passes, all of them before any comes again. On balanced sets an epoch sees
-    each image about once; on others small classes are repeated.
+    The order is an endless sequence of rounds, each of which holds every one of the K classes that
+    have images once; step t takes its positions t·B..(t+1)·B-1, in a random order. With B >= K
+    every batch holds every class, floor(B/K) or ceil(B/K) times. With B < K each class comes once
+    in K positions, and rounds are shuffled, so that different classes meet each time. Each class
+    goes through its own images in shuffled passes, all of them before any is repeated. On balanced
+    sets an epoch sees each image about once; on others small classes are repeated.
     """
 
-    def __init__(self, labels, batch_size, seed):
+    def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
         self.batch_size, self.seed = batch_size, seed
         order = np.argsort(labels, kind="stable")
         classes, starts = np.unique(labels[order], return_index=True)
         self._members = np.split(order, starts[1:])
         self._classes = classes
-        self._passes = {}
+        self._passes: dict[int, tuple[int, np.ndarray]] = {}
 
-    def indices(self, step):
+    def indices(self, step: int) -> np.ndarray:
         num_classes = len(self._classes)
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         rounds, places = np.divmod(positions, num_classes)
@@ -81,33 +93,33 @@ class ClassSampler:
             for number in range(rounds[0], rounds[-1] + 1):
                 here = rounds == number
                 places[here] = self._generator(1, number).permutation(num_classes)[places[here]]
-        # Class c comes for the r-th time in round r.
+        # Class c occurs for the r-th time in round r.
         rows = np.array([self._image(c, r) for c, r in zip(places, rounds, strict=True)], np.int64)
         return self._generator(2, step).permutation(rows)
 
     def _image(self, place, occurrence):
         members = self._members[place]
         number, offset = divmod(occurrence, len(members))
-        if self._passes.get(place, (None, None))[0] != number:
+        if place not in self._passes or self._passes[place][0] != number:
             order = self._generator(3, self._classes[place], number).permutation(len(members))
             self._passes[place] = number, order
         return members[self._passes[place][1][offset]]
 
-    def _generator(self, *what):
-        return _generator(self.seed, *what)
+    def _generator(self, *key):
+        return _generator(self.seed, *key)
 
 
 class BoundSampler:
-    """Batch binding: a fixed image of each class leads every batch, those of `sampler` follow.
+    """Batch binding: one fixed image per class leads every batch, those of `sampler` follow.
 
     Kini et al. 2023, "Engineering the Neural Collapse Geometry of Supervised-Contrastive Loss".
     """
 
-    def __init__(self, bound, sampler):
+    def __init__(self, bound: np.ndarray | list[int], sampler: IndexSampler):
         self.bound, self.sampler = np.asarray(bound, np.int64), sampler
         self.batch_size = len(self.bound) + sampler.batch_size
 
-    def indices(self, step):
+    def indices(self, step: int) -> np.ndarray:
         return np.concatenate([self.bound, self.sampler.indices(step)])
 
 
@@ -123,6 +135,6 @@ def _permutation(num_examples, seed, epoch):
     return order
 
 
-def _generator(*what):
+def _generator(*key):
     # The bit generator is named because NumPy may change its default one.
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(x) for x in what])))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([int(x) for x in key])))

@@ -1,9 +1,96 @@
-"""What a source of labelled images is, and what is known of the data sets."""
+"""What a source of labelled images is, how a config names one, and known pixel statistics."""
 
+import abc
+import dataclasses
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from hsproto.errors import UserError
+
+
+class Source(abc.ABC):
+    """Labelled images with random access, all of them squares of one size.
+
+    Attributes:
+      labels: int [N], in 0..K-1.
+      class_names: K names, which the labels index.
+    """
+
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abc.abstractmethod
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
+        """Return an image, uint8 [H, W, C], and its label."""
+
+    def check(self) -> None:  # noqa: B027 - a source in memory has nothing to check
+        """Raise UserError for bad input that can be found before images are streamed."""
+
+
+class PictureSource(Source):
+    """A source whose images are stored as pictures of any size, out of which squares are cut."""
+
+    @abc.abstractmethod
+    def picture(self, i: int) -> tuple[Image.Image, int]:
+        """Return a whole picture, as it is stored, and its label."""
+
+
+class Splits(NamedTuple):
+    """The training and the test source of a data set."""
+
+    train: Source
+    test: Source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """A data set and how it is read: the config keys of these names.
+
+    An `image_size` or `channels` of 0 accepts any, of sources in memory.
+    """
+
+    source: str
+    dataset: str
+    data_dir: str = ""
+    image_size: int
+    channels: int
+    load_size: int = 0
+    num_classes: int = 0
+    class_list: str = ""
+    class_groups: str = ""
+    imbalance_factor: float = 1.0
+    subset_seed: int = 0
+
+    @property
+    def side(self) -> int:
+        """Side of the squares that a source yields; augmentation cuts `image_size` out of them."""
+        return self.load_size or self.image_size
+
+    def existing_data_dir(self) -> pathlib.Path:
+        """Return `data_dir` as a path. Raises UserError where it is empty or does not exist."""
+        if not self.data_dir:
+            raise UserError(
+                f"config key source={self.source!r} needs data_dir: the location of the data"
+            )
+        path = pathlib.Path(self.data_dir).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"config key data_dir={self.data_dir} does not exist: give the location of the data"
+            )
+        return path
+
+
+def data_spec(config: Any) -> DataSpec:
+    """Return the `DataSpec` of a config."""
+    return DataSpec(**{field.name: config[field.name] for field in dataclasses.fields(DataSpec)})
+
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -16,17 +103,15 @@ _NORMALIZATION = {
 }
 
 
-class Splits(NamedTuple):
-    train: Any
-    test: Any
+def normalization(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return (mean, std) per channel of pixel values in 0..1.
 
-
-def normalization(config):
-    """(mean, std) per channel, of pixel values in 0..1, as two tuples.
-
-    `config.mean` and `config.std` where given, else the data set's known ones (the paper's for
+    `config.mean` and `config.std` where given, else the known ones of the data set (the paper's for
     CIFAR; digits and Fashion-MNIST: measured on their training images). Data sets not listed get
     ImageNet's for 3 channels and 0.5 / 0.5 for 1.
+
+    Raises:
+      UserError: only one of the two keys is given.
     """
     if config.mean and config.std:
         return tuple(config.mean), tuple(config.std)
@@ -37,21 +122,3 @@ def normalization(config):
     if known and len(known[0]) == config.channels:
         return known
     return _IMAGENET if config.channels == 3 else ((0.5,) * config.channels,) * 2
-
-
-def load_size(config):
-    """Side of the square that a source yields; augmentation cuts `image_size` out of it."""
-    return config.load_size or config.image_size
-
-
-def existing_data_dir(config):
-    if not config.data_dir:
-        raise UserError(
-            f"config key source={config.source!r} needs data_dir: the place of the data"
-        )
-    path = pathlib.Path(config.data_dir).expanduser()
-    if not path.exists():
-        raise UserError(
-            f"config key data_dir={config.data_dir} does not exist: give the place of the data"
-        )
-    return path

@@ -2,82 +2,97 @@
 
 import functools
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from hsproto.data import decode
-from hsproto.data.source import Splits, existing_data_dir, load_size
+from hsproto.data.source import DataSpec, Splits
 from hsproto.errors import UserError, one_line
 
 _SPLITS = ("train", "test", "validation")
 
 
 class TfdsSource(decode.EncodedSource):
-    """A prepared TFDS data set."""
+    """A split of a prepared TFDS data set, as squares of side `size`."""
 
-    def __init__(self, records, class_names, size, channels, name):
+    def __init__(
+        self, records: Any, class_names: Sequence[str], size: int, channels: int, name: str
+    ):
         self.class_names = tuple(class_names)
         self._records, self._name = records, name
         self._size, self._channels = size, channels
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._records)
 
-    def picture(self, i):
+    def picture(self, i: int) -> tuple[Image.Image, int]:
         record = self._records[i]
-        name = f"{self._name}[{i}]"
-        image = decode.picture(io.BytesIO(record["image"]), self._channels, name)
         label = int(record["label"])
         if not 0 <= label < len(self.class_names):
-            raise UserError(f"{name} has label {label}, outside 0..{len(self.class_names) - 1}")
-        return image, label
+            raise UserError(
+                f"{self._name}[{i}] has label {label}, outside 0..{len(self.class_names) - 1}"
+            )
+        return self._decode(record, i), label
+
+    def _decode(self, record, i):
+        return decode.read_picture(
+            io.BytesIO(record["image"]), self._channels, f"{self._name}[{i}]"
+        )
 
     @functools.cached_property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """All labels, int32 [N]; reads every record once."""
         return np.array([record["label"] for record in self._records], np.int32)
 
-    def is_labelled(self):
-        """Whether the labels are public: TFDS writes -1 where they are not (ImageNet's test)."""
+    def is_labelled(self) -> bool:
+        """Return whether labels are public: TFDS writes -1 for hidden ones (ImageNet's test)."""
         return int(self._records[0]["label"]) >= 0
 
 
 class MultiLabelSource(TfdsSource):
-    """A prepared TFDS data set with any number of labels an image: Pascal VOC."""
+    """A split of a TFDS data set with any number of labels per image, e.g. Pascal VOC.
 
-    def picture(self, i):
-        name = f"{self._name}[{i}]"
-        image = decode.picture(io.BytesIO(self._records[i]["image"]), self._channels, name)
-        return image, self.labels[i]
+    The label of an image is its row of `labels`.
+    """
+
+    def picture(self, i: int) -> tuple[Image.Image, np.ndarray]:
+        return self._decode(self._records[i], i), self.labels[i]
 
     @functools.cached_property
-    def labels(self):
+    def labels(self) -> np.ndarray:
         """int8 [N, K]: 1 where the class is in the image, 0 where not.
 
-        -1 where it is there but all that is seen of it is marked as difficult: there it counts
+        -1 where all instances of the class in the image are marked as difficult: there it counts
         neither way, as in VOC's own evaluation.
         """
-        found = np.zeros((len(self), len(self.class_names)), np.int8)
-        for row, record in zip(found, self._records, strict=True):
+        labels = np.zeros((len(self), len(self.class_names)), np.int8)
+        for row, record in zip(labels, self._records, strict=True):
             row[np.asarray(record["labels"], int)] = 1
             if "labels_no_difficult" in record:
                 difficult = set(record["labels"]) - set(record["labels_no_difficult"])
                 row[np.array(sorted(difficult), int)] = -1
-        return found
+        return labels
 
-    def is_labelled(self):
+    def is_labelled(self) -> bool:
         return bool(np.any(self.labels == 1))
 
 
-def splits(name, data_dir, size, channels, multilabel=False):
-    """{split: source} of the labelled splits of a TFDS set: train, and test or validation or both.
+def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSource]:
+    """Open the labelled splits of a TFDS set: train, and test or validation or both.
 
-    The set `name` is prepared in the folder `data_dir` (None: TFDS's own) as ArrayRecord, which is
-    read without TensorFlow. Images become squares of side `size` with `channels`; `multilabel`:
-    they have any number of labels. Raises UserError, with the way out, where the set is not
-    prepared, has no random access, or holds no labelled images.
+    The set is prepared in the folder `spec.data_dir` (empty: TFDS's own) as ArrayRecord, which is
+    read without TensorFlow. `multilabel`: images have any number of labels.
+
+    Raises:
+      UserError: the set is not prepared, has no random access, or holds no labelled images; with
+        the way out.
     """
     kind, label_key = (MultiLabelSource, "labels") if multilabel else (TfdsSource, "label")
+    name = spec.dataset
+    data_dir = str(spec.existing_data_dir()) if spec.data_dir else None
     import tensorflow_datasets as tfds  # optional, and heavy
 
     place = data_dir or "~/tensorflow_datasets"
@@ -113,31 +128,25 @@ def splits(name, data_dir, size, channels, multilabel=False):
             download=False,
             decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()),
         )
-        return kind(records, names, size, channels, f"{name}:{split}")
+        return kind(records, names, spec.side, spec.channels, f"{name}:{split}")
 
     try:
-        found = {split: open_split(split) for split in _SPLITS if split in known}
+        opened = {split: open_split(split) for split in _SPLITS if split in known}
     except NotImplementedError as error:
         raise UserError(
             f"TFDS set {name!r} is prepared in {place} as {builder.info.file_format.value}, which "
             f"has no random access: delete that, or use another data_dir, and {way_out}"
         ) from error
-    labelled = [split for split in found if found[split].is_labelled()]
-    if labelled[:1] != ["train"] or len(labelled) < 2:
+    labelled = {split: source for split, source in opened.items() if source.is_labelled()}
+    if "train" not in labelled or len(labelled) < 2:
         raise UserError(
             f"TFDS set {name!r} needs train and test (or validation) splits with labels; "
             f"it has {', '.join(known)}"
         )
-    return {split: found[split] for split in labelled}
+    return labelled
 
 
-def load_tfds(config):
-    """The test split is `test`, or `validation` where there is none or its labels are hidden."""
-    found = tfds_splits(config)
-    return Splits(found["train"], found["test" if "test" in found else "validation"])
-
-
-def tfds_splits(config, multilabel=False):
-    """{split: source} of the labelled splits of a TFDS set, as `splits`."""
-    place = str(existing_data_dir(config)) if config.data_dir else None
-    return splits(config.dataset, place, load_size(config), config.channels, multilabel)
+def load_tfds(spec: DataSpec) -> Splits:
+    """Open `train`, and `test`, or `validation` where that is missing or its labels are hidden."""
+    splits = tfds_splits(spec)
+    return Splits(splits["train"], splits["test" if "test" in splits else "validation"])

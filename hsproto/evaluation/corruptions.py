@@ -3,44 +3,49 @@
   hsproto corruptions --config=configs/cifar.py:dataset=cifar100,... --out=DIR
 
 Writes the 15 corruptions of Hendrycks & Dietterich (2019) at five severities in CIFAR-C's layout:
-DIR/<corruption>.npy, uint8 [5 N, S, S, C] with S = image_size, and DIR/labels.npy. They are made by
-the package imagecorruptions-imaug (pip install 'hsproto[corruptions]') with ImageNet-C's strengths,
-which were chosen for 224 px: on 32 px they are stronger than those of the published CIFAR-C, and
-the errors are not to be set beside errors on CIFAR-C. Every loss on a data set needs them once.
+DIR/<corruption>.npy, uint8 [5 N, S, S, C] with S = image_size, and DIR/labels.npy. The package
+imagecorruptions-imaug (pip install 'hsproto[corruptions]') applies ImageNet-C's strengths, which
+were chosen for 224 px: at 32 px they are stronger than those of the published CIFAR-C, and errors
+cannot be compared with errors on CIFAR-C. One set serves all runs on a data set.
 
-Images are centre squares of the test set, corrupted after the crop, as ImageNet-C's were. Those
-below 32 px are corrupted inside a frame of 32 px that mirrors them; of a grey image's corrupted RGB
-version the green plane stays. An image's noise depends on --seed, corruption, severity and its
-number alone. A corruption whose file is there is not made again.
+Images are center squares of the test set, corrupted after the crop, as ImageNet-C's were. Those
+below 32 px are corrupted inside a mirrored frame of 32 px; of the corrupted RGB version of a gray
+image the green plane is kept. The noise of an image depends only on --seed, corruption, severity
+and its index. A corruption whose file exists is not made again.
 """
 
 import functools
 import json
 import multiprocessing
 import os
-import time
 import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
 from hsproto import cli
 from hsproto.data import load as load_lib
-from hsproto.data import source as source_lib
+from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation.robustness import CORRUPTIONS, SEVERITIES
-from hsproto.runs.files import to_json, write_text
-from hsproto.runs.progress import duration
+from hsproto.runs.files import to_json, write_atomically, write_text
+from hsproto.runs.progress import ItemProgress
 
 _LEAST_SIDE = 32  # below, the package refuses
-_ROWS = 100  # images a task of a worker process
+_ROWS = 100  # images per task of a worker process
 
 
-def corrupt(image, name, severity, seed=0):
-    """A corrupted image, uint8 [S, S, C] with C 1 or 3, of a uint8 image of that shape.
+def corrupt(image: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
+    """Corrupt an image, uint8 [S, S, C] with C 1 or 3; the result has the same shape.
 
-    Corruption `name` at `severity` 1..5; `seed` in 0..2³²-1 decides the noise. Raises UserError
-    where imagecorruptions-imaug is missing.
+    Args:
+      name: of the corruption.
+      severity: in 1..5.
+      seed: of the noise, in 0..2³²-1.
+
+    Raises:
+      UserError: imagecorruptions-imaug is missing.
     """
     package = _package()
     side, channels = image.shape[0], image.shape[2]
@@ -51,30 +56,43 @@ def corrupt(image, name, severity, seed=0):
     # Most corruptions draw from NumPy's global generator, two have one of their own.
     np.random.seed(seed)
     own = {"seed": seed} if name in ("glass_blur", "impulse_noise") else {}
-    found = package.corrupt(framed, severity=severity, corruption_name=name, **own)
-    found = found[before : before + side, before : before + side]
-    return found if channels == 3 else found[..., 1:2]
+    corrupted = package.corrupt(framed, severity=severity, corruption_name=name, **own)
+    corrupted = corrupted[before : before + side, before : before + side]
+    return corrupted if channels == 3 else corrupted[..., 1:2]
 
 
-def generate(source, size, out, *, names=CORRUPTIONS, rows=None, seed=0, workers=0, say=print):
-    """Writes the corrupted images of a source into the folder `out`; see the module's head.
+def generate(
+    source: Source,
+    size: int,
+    out: str,
+    *,
+    names: Sequence[str] = CORRUPTIONS,
+    rows: np.ndarray | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Write the corrupted images of a source into the folder `out`, in CIFAR-C's layout.
 
-    size: side of the squares that are cut out of the source's images. rows: int [N], the images
-    to take; None: all. workers: processes; 0: this one.
+    Args:
+      size: side of the squares that are cut out of the images of the source.
+      names: of the corruptions.
+      rows: int [N], the images to take; None: all.
+      workers: number of processes; 0: this one.
     """
     _package()
     rows = np.arange(len(source)) if rows is None else rows
     os.makedirs(out, exist_ok=True)
     labels = np.tile(source.labels[rows], SEVERITIES)
-    _save(os.path.join(out, "labels.npy"), labels.astype(np.int32))
+    _write_blocks(os.path.join(out, "labels.npy"), [labels.astype(np.int32)], len(labels))
     left = [name for name in names if not os.path.exists(os.path.join(out, f"{name}.npy"))]
     # Spawned: a forked process would inherit the state of threads, of JAX's for one.
     pool = workers and ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _open_in_worker, (source, size)
     )
     run = pool.map if pool else map
-    work = _corrupted_by_worker if pool else functools.partial(_corrupted, source, size)
-    start = time.perf_counter()
+    work = _corrupt_in_worker if pool else functools.partial(_corrupt_rows, source, size)
+    progress = ItemProgress(len(left), log, seconds_between=0)
     try:
         for done, name in enumerate(left, start=1):
             tasks = [
@@ -82,9 +100,8 @@ def generate(source, size, out, *, names=CORRUPTIONS, rows=None, seed=0, workers
                 for severity in range(SEVERITIES)
                 for i in range(0, len(rows), _ROWS)
             ]
-            _write(os.path.join(out, f"{name}.npy"), run(work, tasks), len(labels))
-            eta = (time.perf_counter() - start) * (len(left) - done) / done
-            say(f"{name}  {len(labels)} images  {done}/{len(left)}  ETA {duration(eta)}")
+            _write_blocks(os.path.join(out, f"{name}.npy"), run(work, tasks), len(labels))
+            progress.update(done, f"{name}  {len(labels)} images")
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -101,16 +118,16 @@ def _package():
     return imagecorruptions
 
 
-def _corrupted(source, size, task):
+def _corrupt_rows(source, size, task):
     name, severity, rows, seed = task
-    found = []
+    images = []
     for row in rows:
         image = source[int(row)][0]
         margin = round((image.shape[0] - size) / 2)
         square = image[margin : margin + size, margin : margin + size]
         words = np.random.SeedSequence([seed, zlib.crc32(name.encode()), severity, int(row)])
-        found.append(corrupt(square, name, severity, int(words.generate_state(1)[0])))
-    return np.stack(found)
+        images.append(corrupt(square, name, severity, int(words.generate_state(1)[0])))
+    return np.stack(images)
 
 
 def _open_in_worker(source, size):
@@ -118,31 +135,28 @@ def _open_in_worker(source, size):
     _opened = source, size
 
 
-def _corrupted_by_worker(task):
-    return _corrupted(*_opened, task)
+def _corrupt_in_worker(task):
+    return _corrupt_rows(*_opened, task)
 
 
-def _write(path, blocks, count):
-    """An npy file of `count` rows, from blocks of them, that is there only when it is whole."""
-    temporary, file, start = f"{path}.tmp", None, 0
-    for block in blocks:
-        if file is None:
-            shape = (count, *block.shape[1:])
-            file = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-        file[start : start + len(block)] = block
-        start += len(block)
-    file.flush()
-    os.replace(temporary, path)
+def _write_blocks(path, blocks, count):
+    """Write an npy file of `count` rows from blocks of them."""
 
+    def write(temporary):
+        file, start = None, 0
+        for block in blocks:
+            if file is None:
+                shape = (count, *block.shape[1:])
+                file = np.lib.format.open_memmap(temporary, "w+", block.dtype, shape)
+            file[start : start + len(block)] = block
+            start += len(block)
+        file.flush()
 
-def _save(path, array):
-    with open(f"{path}.tmp", "wb") as file:
-        np.save(file, array)
-    os.replace(f"{path}.tmp", path)
+    write_atomically(path, write)
 
 
 def _check_same(path, settings):
-    """Raises UserError where the folder holds images that were made in another way."""
+    """Raise UserError where the folder holds images that were made with other settings."""
     if not os.path.exists(path):
         return
     with open(path) as file:
@@ -155,7 +169,7 @@ def _check_same(path, settings):
             )
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto corruptions")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: all 15")
@@ -166,7 +180,7 @@ def main(argv):
     names = args.corruptions.split(",") if args.corruptions else CORRUPTIONS
     for name in names:
         if name not in CORRUPTIONS:
-            parser.error(f"--corruptions={args.corruptions}: {name!r} is none of {CORRUPTIONS}")
+            parser.error(f"--corruptions={args.corruptions}: {name!r} must be one of {CORRUPTIONS}")
     if min(args.images, args.workers, args.seed) < 0:
         parser.error("--images, --workers and --seed must not be negative")
     _package()
@@ -174,7 +188,7 @@ def main(argv):
     count = min(args.images or len(source), len(source))
     rows = np.linspace(0, len(source) - 1, count).round().astype(int)
     settings = {key: config[key] for key in ("source", "dataset", "image_size", "channels")}
-    settings |= {"load_size": source_lib.load_size(config), "images": count, "seed": args.seed}
+    settings |= {"load_size": data_spec(config).side, "images": count, "seed": args.seed}
     path = os.path.join(args.out, "generated.json")
     _check_same(path, settings)
     os.makedirs(args.out, exist_ok=True)

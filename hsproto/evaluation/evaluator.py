@@ -5,62 +5,79 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from hsproto import geometry
 from hsproto import prototypes as fixed
 from hsproto.core.numerics import l2_normalize
 from hsproto.data import augment
+from hsproto.data.loader import Loader
 from hsproto.evaluation import accuracy
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import snapshots
+from hsproto.runs.progress import ItemProgress
 from hsproto.training import objective
 
 
 class Loaders(NamedTuple):
-    """The opened training and test set."""
+    """The loaders of the training and the test set."""
 
-    train: Any
-    test: Any
+    train: Loader
+    test: Loader
 
 
 class Embedded(NamedTuple):
     """A whole split as features: global arrays split over the mesh, labels on the host.
 
-    `where` is False on the rows that only fill the last batch.
+    `where` is False on the rows that only pad the last batch.
     """
 
-    features: jax.Array  # float32 [N, D], what the encoder gives
-    projections: jax.Array  # float32 [N, d], what SCL's head makes of them; else the features
+    features: jax.Array  # float32 [N, D], of the encoder
+    projections: jax.Array  # float32 [N, d], of SCL's head; else the features
     labels: np.ndarray
     where: np.ndarray
 
 
 class Evaluation(NamedTuple):
-    """`metrics`: {"test": {...}, "train": {...}}; the classifier and the training class means.
+    """Accuracy and geometry of a state.
 
-    `prototypes` float32 [K, D] are those that predict; `class_means` [K, D] have unit length.
-    `per_class`, of imbalanced training sets, else None: lists [K] of "train_images" and of
-    "test_accuracy" and "train_accuracy". `snapshot`, where one was asked for: a
-    `snapshots.Snapshot`.
+    Attributes:
+      metrics: {"test": {...}, "train": {...}}.
+      prototypes: float32 [K, D], those that predict.
+      class_means: float32 [K, D], of the training set, of unit length.
+      per_class: of imbalanced training sets, lists [K] of "train_images", "test_accuracy" and
+        "train_accuracy".
+      snapshot: of test images, where one was requested.
     """
 
-    metrics: dict
+    metrics: dict[str, dict[str, float]]
     prototypes: np.ndarray
     class_means: np.ndarray
-    per_class: dict | None = None
+    per_class: dict[str, list] | None = None
     snapshot: snapshots.Snapshot | None = None
 
 
-class Evaluator:
-    """Measures a run's states; what it compiles is compiled once.
+class _Classifiers(NamedTuple):
+    """The classifiers whose accuracy is measured; geometry is that of `weights` and `bias`."""
 
-    config is resolved; feeds are a run's `Feeds`.
+    means: jax.Array
+    weights: jax.Array
+    bias: jax.Array | None
+    adjusted_bias: jax.Array | None  # of accuracy_adjusted, where that is defined
+
+
+class Evaluator:
+    """Measures states of a run; programs are compiled once.
+
+    Args:
+      config: resolved.
+      loaders: of the splits that `evaluate` measures; None where other methods are called.
     """
 
-    def __init__(self, config, feeds, mesh):
-        self._config, self._feeds, self._mesh = config, feeds, mesh
+    def __init__(self, config: Any, loaders: Loaders | None, mesh: Mesh):
+        self._config, self._loaders = config, loaders
         model = model_lib.build(config, config.num_classes)
         preprocess = augment.make_preprocess(config)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.over_batch(mesh)
@@ -78,86 +95,126 @@ class Evaluator:
         self._gather = jax.jit(lambda x: x, out_shardings=whole)
         self._take = jax.jit(lambda x, rows: x[rows], out_shardings=whole)
 
-    def evaluate(self, variables, adjustment=1.0, snapshot_points=0):
-        """Accuracy and geometry on both splits, as exact sums over their images: `Evaluation`.
+    def evaluate(
+        self, variables: Any, adjustment: float = 1.0, snapshot_points: int = 0
+    ) -> Evaluation:
+        """Measure accuracy and geometry on both splits, as exact sums over their images.
 
-        The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions
-        of the training set's class means of what SCL's head gives. `accuracy_class_means` is that
-        of the same training-free classifier on any run. `adjustment` and `snapshot_points` are as
-        in `measure`.
+        The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions of
+        the class means, over the training set, of the outputs of SCL's head. `accuracy_class_means`
+        is that of the same training-free classifier, for any run. `adjustment` and
+        `snapshot_points` are as in `measure`.
         """
-        train, test = self.embed_splits(variables)
+        train, test = (self.embed_all(variables, loader) for loader in self._loaders)
         weights, bias = classifier_lib.classifier(variables)
         return self.measure(self._config, train, test, weights, bias, adjustment, snapshot_points)
 
-    def embed_splits(self, variables):
-        """(train, test) as `Embedded`."""
-        return tuple(self.embed_all(variables, feed) for feed in self._feeds)
-
-    def embed_all(self, variables, opened):
-        """A whole split through the encoder, as `Embedded`; rows in no particular order."""
-        size = self._config.eval_batch_size
-        batches = -(-len(opened.source) // size)
+    def embed_all(
+        self, variables: Any, loader: Loader, progress: ItemProgress | None = None
+    ) -> Embedded:
+        """Embed all images of a loader; rows are in no particular order."""
+        size, num_images = self._config.eval_batch_size, len(loader)
+        batches = -(-num_images // size)
         # Batch j fills column j of [size, batches, D]: each device writes to its own rows only.
         columns, labels, where = None, [], []
-        for j, batch in enumerate(opened.in_order(size)):
+        for j, batch in enumerate(loader.in_order(size)):
             outputs = self.embed(variables, batch["image"])
             if columns is None:
                 columns = jax.tree.map(lambda x: self._empty((size, batches, x.shape[1])), outputs)
             columns = self._place(columns, outputs, j)
             labels.append(self._on_host(batch["label"]))
             where.append(self._on_host(batch["where"]))
+            if progress:
+                progress.update(min((j + 1) * size, num_images))
         return Embedded(
             *map(self._flat, columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
         )
 
-    def measure(self, config, train, test, weights, bias, adjustment=1.0, snapshot_points=0):
-        """`Evaluation` of embedded splits by a classifier; weights None: the fixed prototypes.
+    def measure(
+        self,
+        config: Any,
+        train: Embedded,
+        test: Embedded,
+        weights: jax.Array | None,
+        bias: jax.Array | None,
+        adjustment: float = 1.0,
+        snapshot_points: int = 0,
+    ) -> Evaluation:
+        """Measure a classifier on embedded splits.
 
-        What the loss of `config` normalises is measured on the sphere: nc1-nc4 and cdnv are of unit
-        features and prototypes, but for cross entropy of features and weights as they are.
+        Geometry is that of unit features and prototypes if the loss of `config` normalizes them;
+        for cross entropy, that of features and weights as they are.
 
-        On imbalanced training sets accuracy is told by class and by shots as well and, where the
-        loss was a softmax over classes that did not adjust its logits, once more with logits
-        adjusted afterwards (`accuracy_adjusted`): less `adjustment` times the log of the classes'
-        frequencies. Of `snapshot_points` test images, if any, a snapshot is taken.
+        On imbalanced training sets accuracy is measured per class and by shots too. Where the loss
+        was a softmax over classes that did not adjust its logits, `accuracy_adjusted` is that of
+        logits adjusted afterwards.
+
+        Args:
+          weights: of the classifier; None: the fixed prototypes.
+          adjustment: strength of that adjustment: the factor of the log class frequencies, which is
+            subtracted from the logits.
+          snapshot_points: number of test images of which a snapshot is taken.
         """
         means = fixed.fit(
             train.projections, train.labels, num_classes=config.num_classes, where=train.where
         )
-        weights = means if weights is None else weights
         counts = np.bincount(train.labels[train.where], minlength=config.num_classes)
         imbalanced = config.imbalance_factor < 1 or accuracy.is_imbalanced(counts)
-        adjusted = None
+        adjusted_bias = None
         if imbalanced and accuracy.can_adjust(config, counts):
-            own = 0.0 if bias is None else bias
-            adjusted = own - adjustment * objective.log_prior(counts)
-        metrics, per_class, by_run = {}, {"train_images": counts.tolist()}, {}
+            own_bias = 0.0 if bias is None else bias
+            adjusted_bias = own_bias - adjustment * objective.log_prior(counts)
+        classifiers = _Classifiers(
+            means, means if weights is None else weights, bias, adjusted_bias
+        )
+        predicted, metrics = {}, {}
+        per_class = {"train_images": counts.tolist()}
         for name, split in (("test", test), ("train", train)):
-            predicted = {
-                "accuracy": classifier_lib.predict(config, split.projections, weights, bias),
-                "accuracy_class_means": fixed.predict(split.projections, means),
-            }
-            if adjusted is not None:
-                predicted["accuracy_adjusted"] = classifier_lib.predict(
-                    config, split.projections, weights, adjusted
-                )
-            predicted = {key: self._on_host(labels) for key, labels in predicted.items()}
-            by_run[name] = predicted["accuracy"]
-            found, by_class = _accuracies(split, predicted, config.num_classes)
+            by_classifier = self._predict(config, split, classifiers)
+            accuracies, by_class = _accuracies(split, by_classifier, config.num_classes)
+            shots = accuracy.by_shots(by_class, counts) if imbalanced else {}
+            measures = accuracies | shots | self._geometry(config, split, classifiers)
+            metrics[name] = {key: float(value) for key, value in measures.items()}
+            predicted[name] = by_classifier["accuracy"]
             per_class[f"{name}_accuracy"] = by_class["accuracy"].tolist()
-            if imbalanced:
-                found |= accuracy.by_shots(by_class, counts)
-            found |= self._geometry(config, split, weights, bias)
-            metrics[name] = {key: float(value) for key, value in found.items()}
-        per_class = per_class if imbalanced else None
-        found = Evaluation(metrics, self._on_host(weights), self._on_host(means), per_class)
-        if snapshot_points:
-            snapshot = self._snapshot(test, by_run["test"], found, bias, snapshot_points)
-            found = found._replace(snapshot=snapshot)
-        return found
+        evaluation = Evaluation(
+            metrics,
+            self._on_host(classifiers.weights),
+            self._on_host(means),
+            per_class if imbalanced else None,
+        )
+        if not snapshot_points:
+            return evaluation
+        snapshot = self._snapshot(test, predicted["test"], evaluation, bias, snapshot_points)
+        return evaluation._replace(snapshot=snapshot)
 
-    def _snapshot(self, test, predicted, found, bias, count):
+    def _predict(self, config, split, classifiers):
+        """{name of the accuracy: predicted labels} of the classifiers."""
+        weights, projections = classifiers.weights, split.projections
+        predicted = {
+            "accuracy": classifier_lib.predict(config, projections, weights, classifiers.bias),
+            "accuracy_class_means": fixed.predict(projections, classifiers.means),
+        }
+        if classifiers.adjusted_bias is not None:
+            predicted["accuracy_adjusted"] = classifier_lib.predict(
+                config, projections, weights, classifiers.adjusted_bias
+            )
+        return {name: self._on_host(labels) for name, labels in predicted.items()}
+
+    def _geometry(self, config, split, classifiers):
+        features, weights = split.projections, classifiers.weights
+        if config.loss != "cross_entropy":
+            features, weights = l2_normalize(features), l2_normalize(weights)
+        return geometry.neural_collapse(
+            features,
+            split.labels,
+            weights,
+            num_classes=config.num_classes,
+            bias=classifiers.bias,
+            where=split.where,
+        )
+
+    def _snapshot(self, test, predicted, evaluation, bias, count):
         size = self._config.eval_batch_size
         in_order = test.labels.reshape(size, -1)  # as `embed_all` fills them: [size, batches]
         rows, classes = snapshots.choose(in_order.T.ravel(), count)
@@ -168,22 +225,9 @@ class Evaluator:
             features=np.asarray(self._take(test.projections, places)),
             predicted=predicted[places].astype(np.int32),
             classes=classes,
-            prototypes=found.prototypes[classes],
-            means=found.class_means[classes],
+            prototypes=evaluation.prototypes[classes],
+            means=evaluation.class_means[classes],
             bias=None if bias is None else self._on_host(bias)[classes],
-        )
-
-    def _geometry(self, config, split, weights, bias):
-        features = split.projections
-        if config.loss != "cross_entropy":
-            features, weights = l2_normalize(features), l2_normalize(weights)
-        return geometry.neural_collapse(
-            features,
-            split.labels,
-            weights,
-            num_classes=config.num_classes,
-            bias=bias,
-            where=split.where,
         )
 
     def _on_host(self, array):
@@ -192,9 +236,9 @@ class Evaluator:
 
 def _accuracies(split, predicted, num_classes):
     """({name: accuracy}, {name: accuracy of each class [K]}) of {name: predicted labels}."""
-    labels, whole, by_class = split.labels[split.where], {}, {}
-    for name, found in predicted.items():
-        found = found[split.where]
-        whole[name] = np.mean(found == labels)
-        by_class[name] = accuracy.accuracy_by_class(found, labels, num_classes)
-    return whole, by_class
+    labels, accuracies, by_class = split.labels[split.where], {}, {}
+    for name, predicted_labels in predicted.items():
+        predicted_labels = predicted_labels[split.where]
+        accuracies[name] = np.mean(predicted_labels == labels)
+        by_class[name] = accuracy.accuracy_by_class(predicted_labels, labels, num_classes)
+    return accuracies, by_class

@@ -1,11 +1,11 @@
-"""L2-regularised logistic regression on fixed features by L-BFGS, over many strengths of penalty.
+"""L2-regularized logistic regression on fixed features by L-BFGS, over many strengths of penalty.
 
-  minimise over W [K, D], b [K]:   Σ_i loss_i + ½ λ ‖W‖²
+  minimize over W [K, D], b [K]:   Σ_i loss_i + ½ λ ‖W‖²
 
 loss_i is the softmax cross entropy of labels [N] or, of targets [N, K], the sum over classes of the
 logistic loss of each against the rest. This is scikit-learn's LogisticRegression with C = 1/λ. The
 losses and their gradient are float32 on the devices; SciPy's L-BFGS drives them from the host,
-which adds the rows' losses in float64: with a rounded sum its line searches would end too early.
+which sums the losses of the rows in float64: with a rounded sum its line searches would end early.
 """
 
 from typing import NamedTuple
@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
+from jax.sharding import Mesh
 
 from hsproto.core.numerics import matmul
 from hsproto.parallel import mesh as mesh_lib
 
-# Relative to the objective where the search begins: of a step, and of the largest slope.
+# Of a step and of the largest slope, relative to the objective where the search begins.
 TOLERANCES = {"ftol": 1e-12, "gtol": 1e-8}
 MAX_ITERATIONS = 1000
 
@@ -29,30 +30,48 @@ class Solution(NamedTuple):
     weights: np.ndarray  # float32 [K, D]
     bias: np.ndarray  # float32 [K]
     iterations: int  # of L-BFGS
-    converged: bool  # False where the limit of iterations came first
+    converged: bool  # False where the limit of iterations was reached
 
 
 class LogisticRegression:
     """A problem to be solved for several penalties and parts of its rows.
 
-    features: float32 [N, D], split over the mesh by rows; targets: int [N], labels in 0..K-1, or
-    int [N, K], 1 in the class, 0 not in it, -1 where it does not count; where: bool [N], rows that
-    are not padding.
+    Args:
+      features: float32 [N, D], split over the mesh by rows.
+      targets: labels int [N] in 0..K-1, or int [N, K]: 1 in the class, 0 not in it, -1 where it
+        does not count.
+      where: bool [N], rows that are not padding.
     """
 
-    def __init__(self, features, targets, num_classes, where, mesh):
+    def __init__(
+        self,
+        features: jax.Array,
+        targets: np.ndarray,
+        num_classes: int,
+        where: np.ndarray,
+        mesh: Mesh,
+    ):
         self._shape = (num_classes, features.shape[1])
         self._rows, whole = mesh_lib.over_batch(mesh), mesh_lib.replicated(mesh)
         # Neither a shift of the features, which the free bias takes up, nor a common scale, which
         # the penalty takes up, changes the solution; without them L-BFGS takes many more steps.
         moments = jax.jit(_moments, out_shardings=whole)(features, self._put(where))
         self._shift, self._scale = (np.asarray(x) for x in moments)
-        standardise = jax.jit(lambda x: (x - self._shift) / self._scale, out_shardings=self._rows)
-        self._features, self._targets = standardise(features), self._put(targets)
+        standardize = jax.jit(lambda x: (x - self._shift) / self._scale, out_shardings=self._rows)
+        self._features, self._targets = standardize(features), self._put(targets)
         self._evaluate = jax.jit(jax.value_and_grad(_losses, has_aux=True), out_shardings=whole)
 
-    def fit(self, where, penalty, start=None, max_iterations=MAX_ITERATIONS):
-        """The `Solution` for λ = `penalty` on the rows `where` bool [N], begun at another one."""
+    def fit(
+        self,
+        where: np.ndarray,
+        penalty: float,
+        start: Solution | None = None,
+        max_iterations: int = MAX_ITERATIONS,
+    ) -> Solution:
+        """Return the `Solution` for λ = `penalty` on the rows `where` bool [N].
+
+        The search begins at `start`, or at zero.
+        """
         rows = self._put(where)
         penalty = penalty / float(self._scale) ** 2  # of weights on features divided by the scale
 
@@ -65,27 +84,27 @@ class LogisticRegression:
             value += 0.5 * penalty * np.sum(np.square(weights))
             return value, np.concatenate([(slope + penalty * weights).ravel(), slope_of_bias])
 
-        begin = self._standardised(start)
+        begin = self._standardized(start)
         unit = objective(begin)[0]  # SciPy's tolerances are for values of about 1
-        found = scipy.optimize.minimize(
+        result = scipy.optimize.minimize(
             lambda flat: tuple(x / unit for x in objective(flat)),
             begin,
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": max_iterations, "maxfun": 2 * max_iterations, **TOLERANCES},
         )
-        weights, bias = self._unflat(found.x)
+        weights, bias = self._unflat(result.x)
         weights = weights / self._scale
-        # Status 1 is a limit reached. 2, a line search that finds nothing lower, is how float32
-        # ends where it cannot tell values apart any more.
+        # Status 1: a limit was reached. Status 2, a line search that finds nothing lower, is how a
+        # search ends where float32 cannot tell values apart any more.
         return Solution(
             weights.astype(np.float32),
             (bias - weights @ self._shift).astype(np.float32),
-            found.nit,
-            found.status != 1,
+            result.nit,
+            result.status != 1,
         )
 
-    def _standardised(self, solution):
+    def _standardized(self, solution):
         if solution is None:
             return np.zeros(self._shape[0] * (self._shape[1] + 1))
         weights = solution.weights.astype(np.float64)
@@ -101,8 +120,8 @@ class LogisticRegression:
         return jax.make_array_from_callback(rows.shape, self._rows, lambda index: rows[index])
 
 
-def scores(features, solution):
-    """features @ weights.T + bias, float32 [B, K]."""
+def scores(features: jax.Array, solution: Solution) -> jax.Array:
+    """Return features @ weights.T + bias, float32 [B, K]."""
     return matmul(features, solution.weights.T) + solution.bias
 
 

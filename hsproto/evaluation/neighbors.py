@@ -1,5 +1,8 @@
 """Nearest neighbors by cosine, in blocks of bounded memory."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -8,38 +11,63 @@ from hsproto.core import numerics
 # Cosines of a block of images with all training features: 256 MB of float32.
 _BLOCK_ELEMENTS = 2**26
 
-cosine_blocks = jax.jit(numerics.cosines)
+_cosines = jax.jit(numerics.cosines)
 
 
-def kth_cosine(features, others, k, where=None, on_host=np.asarray):
-    """Cosine [N] of features [N, D] with the k-th nearest of others [M, D], by cosine.
+def cosine_blocks(
+    queries: np.ndarray,
+    others: Any,
+    max_elements: int,
+    on_host: Callable[[jax.Array], np.ndarray] = np.asarray,
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield (rows, cosines float32 [rows, M]) of blocks of queries [N, D] with others [M, D].
 
-    where: bool [M], the rows of `others` that count. `features` are on the host; `others` may be
-    split over devices, and `on_host` brings what is computed of them back. k is at most the number
-    of rows that count.
+    Args:
+      queries: on the host.
+      others: on the host, or split over devices.
+      max_elements: of a block, which has at least one row.
+      on_host: copies what is computed of `others` to the host.
     """
-    where = np.ones(others.shape[0], bool) if where is None else where
-    size = max(1, min(1024, _BLOCK_ELEMENTS // others.shape[0], len(features)))
-    found = []
-    for start in range(0, len(features), size):
-        block = features[start : start + size]
+    size = max(1, min(1024, max_elements // others.shape[0], len(queries)))
+    for start in range(0, len(queries), size):
+        block = queries[start : start + size]
         # All blocks of one shape, so that one program serves them.
         padded = np.pad(block, ((0, size - len(block)), (0, 0)))
-        cosines = on_host(cosine_blocks(padded, others))[: len(block), where]
-        # On the host: lax.top_k takes 15 times as long on CPUs.
-        found.append(np.partition(cosines, -k, axis=1)[:, -k])
-    return np.concatenate(found)
+        cosines = on_host(_cosines(padded, others))[: len(block)]
+        yield slice(start, start + len(block)), cosines
 
 
-def nearest(cosines, count):
-    """Columns [Q, count] of the largest of cosines float32 [Q, N], from the largest.
+def kth_cosine(
+    features: np.ndarray,
+    others: Any,
+    k: int,
+    where: np.ndarray | None = None,
+    on_host: Callable[[jax.Array], np.ndarray] = np.asarray,
+) -> np.ndarray:
+    """Return the cosine of features [N, D] with the k-th nearest of others [M, D], [N].
 
-    Of equal ones that of the first column comes first, as in a stable sort, which takes five times
-    as long on 50,000 columns. No cosine may be NaN.
+    Args:
+      k: at most the number of rows that count.
+      where: bool [M], the rows of `others` that count.
+      on_host: as in `cosine_blocks`.
+    """
+    where = np.ones(others.shape[0], bool) if where is None else where
+    blocks = cosine_blocks(features, others, _BLOCK_ELEMENTS, on_host)
+    # On the host: lax.top_k takes 15 times as long on CPUs.
+    return np.concatenate(
+        [np.partition(cosines[:, where], -k, axis=1)[:, -k] for _, cosines in blocks]
+    )
+
+
+def nearest(cosines: np.ndarray, count: int) -> np.ndarray:
+    """Return the columns [Q, count] of the largest of cosines float32 [Q, N], from the largest.
+
+    Equal ones are in the order of their columns, as in a stable sort, which takes five times as
+    long on 50,000 columns. No cosine may be NaN.
     """
     bits = (cosines + 0.0).view(np.uint32)  # -0.0 becomes 0.0
     # Non-negative floats are in the order of their bits, negative ones in the reverse.
     rank = np.where(bits >> 31, bits, 0x7FFFFFFF - bits).astype(np.uint64)
     keys = rank << 32 | np.arange(cosines.shape[1], dtype=np.uint64)
-    kept = np.partition(keys, max(count - 1, 0), axis=1)[:, :count]
-    return (np.sort(kept, axis=1) & 0xFFFFFFFF).astype(np.int64)
+    smallest = np.partition(keys, max(count - 1, 0), axis=1)[:, :count]
+    return (np.sort(smallest, axis=1) & 0xFFFFFFFF).astype(np.int64)

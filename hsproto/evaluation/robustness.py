@@ -4,36 +4,39 @@
 
 Layouts, as published:
 
-folder  ImageNet-C: DIR/<corruption>/<1..5>/<class>/*, or with a folder above, as in
-        DIR/noise/<corruption>/...; of the classes, those of the run are read, by name
+folder  ImageNet-C: DIR/<corruption>/<1..5>/<class>/*, or one folder deeper, e.g.
+        DIR/noise/<corruption>/...; only the classes of the run are read, by name
 npy     CIFAR-C: DIR/<corruption>.npy, uint8 [5 N, H, W(, C)], severity after severity, and
         labels.npy [5 N]; hsproto corruptions writes the same
 
-Images are taken as they are: no resize, no crop. Errors are shares, 0..1; their mean is over the 15
-corruptions of Hendrycks & Dietterich (2019). mCE, in per cent, is of errors over AlexNet's on
-ImageNet-C, so it is given for that layout alone, and published ones are of all 1,000 classes.
+Images are neither resized nor cropped. Errors are shares, 0..1; their mean is over the 15
+corruptions of Hendrycks & Dietterich (2019). mCE, in per cent, divides errors by AlexNet's on
+ImageNet-C, so it is given for that layout alone; published values are for all 1,000 classes.
 
-A table; in full in WORKDIR/robustness.json, a set an entry. What stands there for the same set and
-checkpoint is not measured again: what was stopped goes on.
+Prints a table and writes WORKDIR/robustness.json, one entry per set. What it holds for the same set
+and checkpoint is not measured again, so a run that was stopped resumes.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
-import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from hsproto import cli
 from hsproto.data import arrays
-from hsproto.data.decode import centre_square
+from hsproto.data.decode import center_square
 from hsproto.data.folder import FolderSource, class_folders, folder_source
+from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError, one_line
+from hsproto.evaluation import command
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
+from hsproto.runs import measurements
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.files import to_json, write_text
-from hsproto.runs.progress import duration
+from hsproto.runs.progress import ItemProgress
 
 # Mean top-1 error of AlexNet over the five severities of ImageNet-C (Hendrycks & Dietterich 2019).
 ALEXNET_ERRORS = {
@@ -57,35 +60,43 @@ CORRUPTIONS = tuple(ALEXNET_ERRORS)
 SEVERITIES = 5
 
 
-def corruption_errors(errors):
-    """CE_c = 100 E_c / A_c of each corruption, in per cent; A_c are AlexNet's errors.
+def corruption_errors(errors: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return CE_c = 100 E_c / A_c of each corruption, in per cent; A_c are AlexNet's errors.
 
-    `errors` {name: the top-1 errors at severities 1..5}, shares; E_c is their mean.
+    Args:
+      errors: {name: top-1 errors at severities 1..5}, shares; E_c is their mean.
     """
     return {name: 100 * float(np.mean(e)) / ALEXNET_ERRORS[name] for name, e in errors.items()}
 
 
-def mce(errors):
-    """Mean corruption error in per cent: the mean of `corruption_errors` over the 15 corruptions.
+def mce(errors: Mapping[str, Sequence[float]]) -> float:
+    """Return the mean of `corruption_errors` over the 15 corruptions, in per cent.
 
-    NaN unless all 15 are there; others do not count.
+    NaN unless all 15 are given; others do not count.
     """
     if not set(CORRUPTIONS) <= set(errors):
         return float("nan")
-    of_each = corruption_errors({name: errors[name] for name in CORRUPTIONS})
-    return float(np.mean(list(of_each.values())))
+    by_corruption = corruption_errors({name: errors[name] for name in CORRUPTIONS})
+    return float(np.mean(list(by_corruption.values())))
 
 
 class CorruptedSet:
-    """The corrupted images in a folder: `names` of corruptions, `source(name, severity)`.
+    """The corrupted images in a folder.
 
-    Raises UserError where the folder holds none in the `layout`: "npy", "folder" or "auto".
+    Attributes:
+      names: of the corruptions.
+      layout: "npy" or "folder".
+
+    Raises:
+      UserError: the folder holds no corruption in the layout.
     """
 
-    def __init__(self, path, config, class_names, layout="auto"):
+    def __init__(self, path: str, config: Any, class_names: Sequence[str], layout: str = "auto"):
         if not os.path.isdir(path):
             raise UserError(f"--corrupted={path}: no such folder")
-        self.path, self._config, self._class_names = path, config, class_names
+        self.path, self._class_names = path, class_names
+        # Corrupted images have the size that the network sees.
+        self._spec = dataclasses.replace(data_spec(config), load_size=0)
         labels = os.path.join(path, "labels.npy")
         if layout == "auto":
             layout = "npy" if os.path.exists(labels) else "folder"
@@ -101,70 +112,73 @@ class CorruptedSet:
             raise UserError(f"--corrupted={path}: no corruption there in the layout {layout!r}")
         self.names = tuple(self._places)
 
-    def source(self, name, severity):
-        """The images of a corruption at a severity in 1..5, as a source (`hsproto.data.load`)."""
+    def source(self, name: str, severity: int) -> Source:
+        """Return the images of a corruption at a severity in 1..5."""
         place = self._places[name]
         if self.layout == "folder":
             folder = os.path.join(place, str(severity))
-            return _folder_source(folder, self._class_names, self._config)
+            return _folder_source(folder, self._class_names, self._spec)
         images = _read_array(place)
         if len(images) % SEVERITIES or self._labels.shape != (len(images),):
             raise UserError(
-                f"{place} must hold five severities of images and labels.npy a label for each; "
+                f"{place} must hold five severities of images, and labels.npy one label per image; "
                 f"got shapes {images.shape} and {self._labels.shape}"
             )
         count = len(images) // SEVERITIES
         rows = slice((severity - 1) * count, severity * count)
-        as_they_are = self._config.copy_and_resolve_references()
-        as_they_are.load_size = 0
         return arrays.array_source(
             np.ascontiguousarray(images[rows]),
             self._labels[rows],
             self._class_names,
             place,
-            as_they_are,
+            self._spec,
         )
 
 
-def measure(run, corrupted, names, errors, save):
-    """Errors {name: [at severity 1, ... 5]} of a `Run` on corruptions of a `CorruptedSet`.
+def measure_errors(
+    run: TrainedRun,
+    corrupted: CorruptedSet,
+    names: Iterable[str],
+    errors: dict[str, list[float]],
+    save: Callable[[dict[str, list[float]]], None],
+) -> dict[str, list[float]]:
+    """Return the errors {name: [at severity 1, ... 5]} of a run on corruptions.
 
-    `errors` are those known already, which are returned too; `save(errors)` is called when a
-    corruption is done.
+    Args:
+      errors: those measured earlier, which are returned too.
+      save: called with the errors so far when a corruption is done.
     """
-    start, left = time.perf_counter(), [name for name in names if name not in errors]
+    left = [name for name in names if name not in errors]
+    progress = ItemProgress(len(left), processes.log_main, seconds_between=0)
     for done, name in enumerate(left, start=1):
         sources = (corrupted.source(name, severity + 1) for severity in range(SEVERITIES))
         errors = errors | {name: [run.error(run.embed(source)) for source in sources]}
         save(errors)
-        eta = (time.perf_counter() - start) * (len(left) - done) / done
-        processes.log_main(
-            f"{name}  error {np.mean(errors[name]):.4f}  {done}/{len(left)}  ETA {duration(eta)}"
-        )
+        progress.update(done, f"{name}  error {np.mean(errors[name]):.4f}")
     return errors
 
 
-def summarise(errors, layout):
-    """What the errors of a set come to: means, and CE and mCE for ImageNet-C's layout.
+def summarize(errors: dict[str, list[float]], layout: str) -> dict[str, Any]:
+    """Return the errors of a set with their means, and CE and mCE for the layout of ImageNet-C.
 
-    The mean error is over those of the 15 standard corruptions that are there, how many of them is
-    `counted`; over all, if none is.
+    The mean error is over those of the 15 standard corruptions that were measured, whose number is
+    `counted`; over all others if none was.
     """
     standard = {name: errors[name] for name in CORRUPTIONS if name in errors}
     counted = standard or errors
-    normalised = layout == "folder"
+    normalized = layout == "folder"
     return {
         "errors": errors,
         "mean_errors": {name: float(np.mean(e)) for name, e in errors.items()},
         "mean_error": float(np.mean(list(counted.values()))),
         "counted": len(counted),
-        "corruption_errors": corruption_errors(standard) if normalised else None,
-        "mce": mce(errors) if normalised else None,
+        "corruption_errors": corruption_errors(standard) if normalized else None,
+        "mce": mce(errors) if normalized else None,
     }
 
 
-def format_table(result):
-    """Errors by corruption and severity as text, with their means and, where defined, CE."""
+def format_table(result: dict[str, Any]) -> str:
+    """Return the errors by corruption and severity as text, with means and, where defined, CE."""
     rows = [f"{'error':<20}{'mean':>9}" + "".join(f"{s + 1:>9}" for s in range(SEVERITIES))]
     rows[0] += f"{'CE %':>9}"
     for name, errors in result["errors"].items():
@@ -187,42 +201,40 @@ def _per_cent(value):
 
 
 def _corruption_folders(path):
-    """{corruption: folder}: folders that hold a folder "1", in `path` or one level below."""
-    found = {}
+    """{corruption: folder} of the folders that hold a folder "1", in `path` or one level below."""
+    folders = {}
     for name in class_folders(path):
         folder = os.path.join(path, name)
         below = {inner: os.path.join(folder, inner) for inner in class_folders(folder)}
-        found |= {name: folder} if "1" in below else below
-    return {name: f for name, f in found.items() if os.path.isdir(os.path.join(f, "1"))}
+        folders |= {name: folder} if "1" in below else below
+    return {name: f for name, f in folders.items() if os.path.isdir(os.path.join(f, "1"))}
 
 
-def _folder_source(folder, class_names, config):
-    there = class_folders(folder) if os.path.isdir(folder) else []
-    missing = [name for name in class_names if name not in there]
+def _folder_source(folder, class_names, spec):
+    available = class_folders(folder) if os.path.isdir(folder) else []
+    missing = [name for name in class_names if name not in available]
     if missing:
         raise UserError(
             f"{folder} lacks class folders of the run: {', '.join(missing[:3])}"
             f"{' ...' if len(missing) > 3 else ''} ({len(missing)} of {len(class_names)})"
         )
-    found = folder_source(pathlib.Path(folder), class_names, config)
-    source = ExactSizeFolder(
-        found.paths, found.labels, class_names, config.image_size, config.channels
-    )
+    files = folder_source(pathlib.Path(folder), class_names, spec)
+    source = ExactSizeFolder(files.paths, files.labels, class_names, spec.side, spec.channels)
     source[0]  # a wrong size is found here and not in a thread
     return source
 
 
 class ExactSizeFolder(FolderSource):
-    """Image files that have the right size already."""
+    """Image files that must have the right size already."""
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image, label = self.picture(i)
         if image.size != (self._size, self._size):
             raise UserError(
                 f"{self.paths[i]} is {image.size[0]}x{image.size[1]}, but the run's "
                 f"image_size={self._size}: corrupted images are not resized"
             )
-        return centre_square(image, self._size), label
+        return center_square(image, self._size), label
 
 
 def _read_array(path):
@@ -233,55 +245,55 @@ def _read_array(path):
 
 
 def _read_results(path):
-    """The content of a robustness.json; empty where there is none, or none that can be read."""
+    """The content of a robustness.json; empty where there is none that can be read."""
     try:
         with open(path) as file:
-            found = json.load(file)
+            results = json.load(file)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return results if isinstance(results, dict) else {}
 
 
-def _chosen(argument, there):
-    """The corruptions to measure: those of the argument, else the standard ones that are there."""
+def _select_corruptions(argument, available):
+    """The corruptions to measure: those of the argument, else the standard ones of the set."""
     if not argument:
-        return [n for n in CORRUPTIONS if n in there] or list(there)
+        return [name for name in CORRUPTIONS if name in available] or list(available)
     names = argument.split(",")
     for name in names:
-        if name not in there:
-            raise UserError(f"--corruptions={argument}: {name!r} is not there: {', '.join(there)}")
+        if name not in available:
+            raise UserError(
+                f"--corruptions={argument}: {name!r} is not there: {', '.join(available)}"
+            )
     return names
 
 
-def main(argv):
-    parser = cli.Parser(__doc__, prog="hsproto robustness")
-    cli.add_run_flags(parser)
+def measure(run: TrainedRun, args: Any) -> command.Results:
+    """Measure the errors of a run on a corrupted set, and keep those measured earlier."""
+    class_names = run.splits.train.class_names
+    corrupted = CorruptedSet(args.corrupted, run.config, class_names, args.layout)
+    names = _select_corruptions(args.corruptions, corrupted.names)
+    results = _read_results(measurements.path(args.workdir, "robustness"))
+    key = os.path.abspath(args.corrupted)
+    earlier = results.get(key, {})
+    errors = earlier.get("errors", {}) if earlier.get("step") == run.step else {}
+    entry = {
+        "step": run.step,
+        "layout": corrupted.layout,
+        "generated": os.path.exists(os.path.join(args.corrupted, "generated.json")),
+        "clean_error": run.error(run.test),
+    }
+
+    def save(errors):
+        results[key] = entry | summarize(errors, corrupted.layout)
+        command.write_results(args.workdir, "robustness", results)
+
+    save(measure_errors(run, corrupted, names, errors, save))
+    return command.Results(results, format_table(results[key]))
+
+
+def main(argv: list[str]) -> int:
+    parser = command.make_parser(__doc__, "robustness")
     parser.add_argument("--corrupted", required=True, metavar="DIR", help="the corrupted images")
     parser.add_argument("--layout", choices=("auto", "npy", "folder"), default="auto")
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: the 15 standard ones")
-    processes.add_flags(parser)
-    args = parser.parse_args(argv)
-    processes.join(args)
-    run = TrainedRun(args.workdir, args.checkpoint)
-    corrupted = CorruptedSet(args.corrupted, run.config, run.splits.train.class_names, args.layout)
-    names = _chosen(args.corruptions, corrupted.names)
-    path = os.path.join(args.workdir, "robustness.json")
-    results, key = _read_results(path), os.path.abspath(args.corrupted)
-    known = results.get(key, {})
-    known = known if known.get("step") == run.step else {}
-    with processes.exit_if_process_lost():
-        entry = {
-            "step": run.step,
-            "layout": corrupted.layout,
-            "generated": os.path.exists(os.path.join(args.corrupted, "generated.json")),
-            "clean_error": run.error(run.test),
-        }
-
-        def save(errors):
-            results[key] = entry | summarise(errors, corrupted.layout)
-            if processes.is_main():
-                write_text(path, to_json(results, indent=1))
-
-        save(measure(run, corrupted, names, known.get("errors", {}), save))
-    processes.log_main(format_table(results[key]))
-    return 0
+    return command.run("robustness", parser.parse_args(argv), measure)

@@ -1,56 +1,64 @@
 """A finished run as a classifier: its data, the features of any images, and the logits it gives."""
 
 import functools
-import os
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from hsproto import config as config_lib
 from hsproto import prototypes
 from hsproto.data import load as load_lib
 from hsproto.data import loader
+from hsproto.data.source import Source, Splits
 from hsproto.errors import UserError
-from hsproto.evaluation import evaluator
+from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.runs import config_file
+from hsproto.runs.progress import ItemProgress
 from hsproto.training.checkpoint import Checkpoints
-from hsproto.training.state import abstract
+from hsproto.training.state import TrainState, abstract
 
 
 class TrainedRun:
     """One state of a run, opened. Splits are read, and embedded, when they are first asked for.
 
-    `config` is resolved; `weights` [K, D] and `bias` [K] or None are the classifier's: the run's
-    own or, for an encoder loss, fixed prototypes from a pass over the training set.
+    Attributes:
+      config: the resolved config.
+      step: of the state.
+      variables: the encoder's, and where it has one the classifier's.
+      mesh: over all devices.
     """
 
-    def __init__(self, workdir, checkpoint=None):
+    def __init__(self, workdir: str, checkpoint: int | None = None):
         self.mesh = mesh_lib.make_mesh()
         self.config, state, self.step = load_state(workdir, self.mesh, checkpoint)
         config_lib.validate(self.config)
         mesh_lib.check_divisible("eval_batch_size", self.config.eval_batch_size, self.mesh)
-        self._variables = state.variables
-        self._evaluator = evaluator.Evaluator(self.config, None, self.mesh)
+        self.variables = state.variables
+        self._evaluator = Evaluator(self.config, None, self.mesh)
         self._gather = jax.jit(lambda x: x, out_shardings=mesh_lib.replicated(self.mesh))
 
     @functools.cached_property
-    def splits(self):
+    def splits(self) -> Splits:
+        """The training and the test source."""
         return load_lib.load_splits(self.config)
 
     @functools.cached_property
-    def train(self):
-        """The training set, as `evaluator.Embedded`."""
+    def train(self) -> Embedded:
+        """The embedded training set."""
         return self.embed(self.splits.train)
 
     @functools.cached_property
-    def test(self):
-        """The test set, as `evaluator.Embedded`."""
+    def test(self) -> Embedded:
+        """The embedded test set."""
         return self.embed(self.splits.test)
 
     @functools.cached_property
     def _classifier(self):
-        weights, bias = classifier_lib.classifier(self._variables)
+        weights, bias = classifier_lib.classifier(self.variables)
         if weights is None:
             weights = prototypes.fit(
                 self.train.projections,
@@ -61,47 +69,59 @@ class TrainedRun:
         return weights, bias
 
     @property
-    def weights(self):
+    def weights(self) -> jax.Array:
+        """Prototypes [K, D]: the run's own or, for an encoder loss, those of the training set."""
         return self._classifier[0]
 
     @property
-    def bias(self):
+    def bias(self) -> jax.Array | None:
+        """Bias [K] of the classifier, or None."""
         return self._classifier[1]
 
-    def embed(self, source):
-        """All images of a source through the encoder, as `evaluator.Embedded`."""
+    def embed(self, source: Source, progress: ItemProgress | None = None) -> Embedded:
+        """Return all images of a source as features."""
         opened = loader.open_loader(source, self.config, self.mesh)
-        return self._evaluator.embed_all(self._variables, opened)
+        return self._evaluator.embed_all(self.variables, opened, progress)
 
-    def error(self, embedded):
-        """Share of the images that are not classified rightly."""
+    def evaluate(self, adjustment: float = 1.0) -> Evaluation:
+        """Return accuracy and geometry on both splits, as `Evaluator.evaluate`."""
+        weights, bias = classifier_lib.classifier(self.variables)
+        return self._evaluator.measure(
+            self.config, self.train, self.test, weights, bias, adjustment
+        )
+
+    def error(self, embedded: Embedded) -> float:
+        """Return the share of the images that are misclassified."""
         predicted = classifier_lib.predict(
             self.config, embedded.projections, self.weights, self.bias
         )
-        right = self.on_host(predicted) == embedded.labels
-        return float(1 - right[embedded.where].mean())
+        correct = self.on_host(predicted) == embedded.labels
+        return float(1 - correct[embedded.where].mean())
 
-    def logits(self, embedded):
-        """(logits float32 [N, K], labels [N]) of the images, without the padding."""
-        found = classifier_lib.logits(self.config, embedded.projections, self.weights, self.bias)
-        return self.on_host(found)[embedded.where], embedded.labels[embedded.where]
+    def logits(self, embedded: Embedded) -> tuple[np.ndarray, np.ndarray]:
+        """Return (logits float32 [N, K], labels [N]) of the images, without the padding."""
+        logits = classifier_lib.logits(self.config, embedded.projections, self.weights, self.bias)
+        return self.on_host(logits)[embedded.where], embedded.labels[embedded.where]
 
-    def on_host(self, array):
-        """A global array as NumPy's, in every process."""
+    def on_host(self, array: jax.Array) -> np.ndarray:
+        """Return a global array as NumPy's, in every process."""
         return np.asarray(self._gather(array))
 
 
-def load_state(workdir, mesh, step=None):
-    """(config, state, step) of a run. Raises UserError where `workdir` holds none."""
-    path = os.path.join(workdir, "config.json")
-    if not os.path.isfile(path):
+def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, TrainState, int]:
+    """Return (config, state, step) of a run; the newest state where `step` is None.
+
+    Raises:
+      UserError: `workdir` holds no run, or no such state.
+    """
+    config = config_file.read(workdir)
+    if config is None:
         raise UserError(f"--workdir={workdir}: no run there (no config.json)")
-    with open(path, "rb") as file:
-        config = config_lib.from_json(file.read())
-    # A queue's rows need not divide by the devices that only look at the run.
-    whole = mesh_lib.replicated(mesh)
+    # Replicated: the rows of a queue need not be divisible by the devices that only read the run.
+    replicated = mesh_lib.replicated(mesh)
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), abstract(config, mesh)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        abstract(config, mesh),
     )
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(state, step)

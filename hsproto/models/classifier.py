@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from hsproto import prototypes
+from hsproto.core import numerics
 from hsproto.core.numerics import matmul
 
 
@@ -37,3 +38,9 @@ def logits(config, features, weights, bias=None):
         found = matmul(features, weights.T)
         return found if bias is None else found + bias
     return prototypes.logits(features, weights, temperature=config.temperature)
+
+
+def rank(config, features, weights, bias=None):
+    """Return (classes, cosines), int and float32 [B, K], likeliest first by `logits`."""
+    order = jnp.argsort(-logits(config, features, weights, bias), axis=1)
+    return order, jnp.take_along_axis(numerics.cosines(features, weights), order, axis=1)

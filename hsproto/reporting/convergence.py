@@ -28,7 +28,7 @@ import numpy as np
 from hsproto import cli
 from hsproto import config as config_lib
 from hsproto.errors import UserError
-from hsproto.metrics import RISES
+from hsproto.metrics import CONVERGENCE, METRICS
 from hsproto.models import architecture
 from hsproto.runs import files
 from hsproto.runs import summary as summary_lib
@@ -109,7 +109,9 @@ def converged(records, total, thresholds, decay, tolerance):
         steps, values = series(records, measure)
         at = None
         if len(steps) and math.isfinite(threshold):
-            at = stays_from(weighted_mean(values, decay), threshold, RISES[measure], tolerance)
+            at = stays_from(
+                weighted_mean(values, decay), threshold, METRICS[measure].rises, tolerance
+            )
         found[measure] = {
             "threshold": threshold,
             "step": None if at is None else int(steps[at]),
@@ -121,7 +123,7 @@ def converged(records, total, thresholds, decay, tolerance):
 
 def last_means(records, decay):
     """{measure: its last exponentially weighted mean}, NaN of one that was never defined."""
-    values = {measure: series(records, measure)[1] for measure in RISES}
+    values = {measure: series(records, measure)[1] for measure in CONVERGENCE}
     return {m: weighted_mean(v, decay)[-1] if len(v) else math.nan for m, v in values.items()}
 
 
@@ -132,9 +134,9 @@ def format_table(results):
     for kind in (COLLAPSE, BASELINE):
         runs = {name: found[kind] for name, found in results.items() if kind in found}
         if runs:
-            rows.append(f"{f'to {kind}':<{width}}" + "".join(f"{m:>20}" for m in RISES))
+            rows.append(f"{f'to {kind}':<{width}}" + "".join(f"{m:>20}" for m in CONVERGENCE))
         for name, found in runs.items():
-            cells = "".join(f"{_cell(found[measure]):>20}" for measure in RISES)
+            cells = "".join(f"{_cell(found[measure]):>20}" for measure in CONVERGENCE)
             rows.append(f"{name:<{width}}{cells}")
     rows.append("per cent of the training steps; -: never, <: by the first evaluation")
     return "\n".join(rows)
@@ -189,7 +191,7 @@ def analyse(workdirs, baseline=None, decay=DECAY, tolerance=TOLERANCE):
 def _read(workdir):
     summary = summary_lib.read_summary(workdir)
     records = read_metrics(os.path.join(workdir, "metrics.jsonl"))
-    if not any(len(series(records, measure)[0]) for measure in RISES):
+    if not any(len(series(records, measure)[0]) for measure in CONVERGENCE):
         raise UserError(f"{workdir}: its metrics.jsonl holds no evaluation")
     return summary, records
 

@@ -8,8 +8,7 @@ import json
 from collections import Counter
 from typing import NamedTuple
 
-from hsproto import methods
-from hsproto.methods import WITHOUT_TEMPERATURE
+from hsproto.methods import METHODS, method_of
 from hsproto.reporting import table as table_lib
 from hsproto.runs import run as run_lib
 from hsproto.runs.run import data_set, imbalance_factor
@@ -91,8 +90,8 @@ def _by_data(runs):
 
 
 def _by_loss(runs):
-    """{loss: runs} in the order of `methods.STYLES`, those it does not know at the end."""
-    found = {loss: [] for loss in methods.STYLES}
+    """{loss: runs} in the order of `methods.METHODS`, those it does not know at the end."""
+    found = {loss: [] for loss in METHODS}
     for run in runs:
         found.setdefault(run_lib.settings(run)["loss"], []).append(run)
     return {loss: group for loss, group in found.items() if group}
@@ -112,7 +111,7 @@ def _varying(runs):
 
 
 def _has(run, key):
-    return key != "temperature" or run_lib.settings(run)["loss"] not in WITHOUT_TEMPERATURE
+    return key != "temperature" or method_of(run_lib.settings(run)["loss"]).temperature
 
 
 def _split(runs, keys):
@@ -206,7 +205,7 @@ def one_point_per_grid(found):
     for part in parts.values():
         run = next(iter(part.values()))[0]
         on = data_set(run), imbalance_factor(run)
-        heated = run.config["loss"] not in methods.WITHOUT_TEMPERATURE
+        heated = method_of(run.config["loss"]).temperature
         grid = all(len(set(values)) > 1 for values in zip(*part, strict=True)) or not heated
         if on in gridded and grid:
             usual = max(part, key=lambda point: (points[on][point], len(part[point])))

@@ -32,7 +32,7 @@ class Names(NamedTuple):
 
 def loss_name(loss):
     """A loss in the paper's words."""
-    return methods.STYLES[loss].name if loss in methods.STYLES else loss
+    return methods.method_of(loss).title
 
 
 def in_paper_order(names, order=tuple(paper_results.CLASSES)):
@@ -62,7 +62,7 @@ def row_names(found, omit=(), in_full=False):
         for group, m in groups.items()
     }
 
-    name, place, order = {}, {}, list(methods.STYLES)
+    name, place, order = {}, {}, list(methods.METHODS)
     for run in found:
         loss, values = run.config["loss"], settings[run.workdir]
         base = usual[data_set(run), imbalance_factor(run)]
@@ -88,7 +88,7 @@ _NONE = object()  # no config has it, as it may have None
 def _tells(key, loss):
     """Whether another loss's varying key says something of runs of this one."""
     return key not in _OF_LOSS and not (
-        key == "temperature" and loss in methods.WITHOUT_TEMPERATURE
+        key == "temperature" and not methods.method_of(loss).temperature
     )
 
 

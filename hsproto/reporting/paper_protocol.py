@@ -4,7 +4,7 @@ Reads configs alone, of `run.Run`.
 """
 
 from hsproto.data import long_tail
-from hsproto.methods import TEMPERATURE_COMPARED
+from hsproto.methods import method_of
 from hsproto.reporting import paper_results
 from hsproto.reporting.table import format_value, natural_key
 from hsproto.runs import run as run_lib
@@ -58,7 +58,7 @@ def paper_accuracy(run):
     off = [
         key
         for key in wanted
-        if (key != "temperature" or loss in TEMPERATURE_COMPARED)
+        if (key != "temperature" or method_of(loss).paper_temperature)
         and values[key] not in _of_table_1(key, name, loss)
     ]
     if len(off) == 1 and off[0] in VARIED:
@@ -95,7 +95,7 @@ def differences(found):
             wanted = wanted | {"num_examples": (left,)}
         values = run_lib.settings(run)
         for key, allowed in wanted.items():
-            if key == "temperature" and values["loss"] not in TEMPERATURE_COMPARED:
+            if key == "temperature" and not method_of(values["loss"]).paper_temperature:
                 continue
             if values[key] not in allowed:
                 differing.setdefault(key, set()).add(format_value(values[key]))

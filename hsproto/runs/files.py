@@ -3,25 +3,37 @@
 import json
 import math
 import os
+import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any
+
+import numpy as np
 
 from hsproto.errors import UserError
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Replace a file by what `write(file)` writes: whole, or not at all if it fails."""
+def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
+    """Replace a file by what `write(temporary_path)` writes: whole, or not at all if it fails."""
     temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        write(file)
-        file.flush()
+    write(temporary)
+    with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace a file by a text, whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+
+
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """Replace an npz file by arrays, whole or not at all."""
+
+    def write(temporary):
+        with open(temporary, "wb") as file:  # NumPy would append .npz to a path
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
+
+    write_atomically(path, write)
 
 
 def to_json(value: Any, **kwargs: Any) -> str:

@@ -40,7 +40,7 @@ COMMANDS = tuple(_OBJECTS)
 
 def write(workdir: str, command: str, values: dict) -> None:
     """Write what `command`, one of COMMANDS, has measured."""
-    write_text(_path(workdir, command), to_json(values, indent=1))
+    write_text(path(workdir, command), to_json(values, indent=1))
 
 
 def read(workdir: str, command: str) -> dict | None:
@@ -49,16 +49,17 @@ def read(workdir: str, command: str) -> dict | None:
     Raises:
         UserError: If the file is damaged.
     """
-    path = _path(workdir, command)
-    if not os.path.isfile(path):
+    file = path(workdir, command)
+    if not os.path.isfile(file):
         return None
-    values = read_json(path)
+    values = read_json(file)
     for place in _OBJECTS[command]:
-        check_all(path, values, place, lambda value: isinstance(value, dict))
+        check_all(file, values, place, lambda value: isinstance(value, dict))
     for place in _NUMBERS[command]:
-        check_all(path, values, place, lambda value: value is None or is_number(value))
+        check_all(file, values, place, lambda value: value is None or is_number(value))
     return values
 
 
-def _path(workdir, command):
+def path(workdir: str, command: str) -> str:
+    """Return the path of what `command` has measured."""
     return os.path.join(workdir, f"{command}.json")

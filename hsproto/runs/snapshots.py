@@ -36,7 +36,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from hsproto.errors import one_line
-from hsproto.runs.files import write_atomically
+from hsproto.runs.files import write_npz
 
 MAX_CLASSES = 30  # more could be distinguished neither by color nor in a figure
 MAX_SIDE = 64  # pixels
@@ -122,7 +122,7 @@ class SnapshotWriter:
             if snapshot.bias is not None:
                 arrays["bias"] = snapshot.bias
             path = os.path.join(folder(self._workdir), f"{step:08d}.npz")
-            write_atomically(path, lambda file: np.savez(file, **arrays))
+            write_npz(path, arrays)
         except OSError as error:
             reason = one_line(error, 200)
             warnings.warn(
@@ -140,7 +140,7 @@ class SnapshotWriter:
             os.remove(other)
         points["images"] = np.stack([shrink(self._source[int(row)][0]) for row in snapshot.rows])
         points["class_names"] = np.array(self._source.class_names, str)
-        write_atomically(path, lambda file: np.savez_compressed(file, **points))
+        write_npz(path, points, compressed=True)
 
 
 def folder(workdir: str) -> str:

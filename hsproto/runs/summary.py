@@ -25,7 +25,7 @@ from hsproto.runs.files import (
     is_number,
     read_json,
     to_json,
-    write_atomically,
+    write_npz,
     write_text,
 )
 
@@ -36,13 +36,13 @@ def format_table(summary: dict) -> str:
     at_collapse = optimum(SimpleNamespace(config=config))
     name = f"{config['dataset']}, {config['loss']}, {config['embedding']}, step {summary['step']}"
     lines = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
-    for key, meaning in (LONG_TAIL | METRICS).items():
+    for key, metric in (LONG_TAIL | METRICS).items():
         values = [summary[split].get(key) for split in ("test", "train")]
         undefined = not any(value is not None and math.isfinite(value) for value in values)
         if undefined and not (key in LONG_TAIL and key in summary["test"]):
             continue
         cells = "".join(format_cell(v) for v in (*values, at_collapse.get(key)))
-        lines.append(f"{f'{key:<23} {meaning}':<66}{cells}")
+        lines.append(f"{f'{key:<23} {metric.meaning}':<66}{cells}")
     return "\n".join(lines)
 
 
@@ -103,8 +103,7 @@ def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Seq
         "class_means": evaluation.class_means,
         "class_names": list(class_names),
     }
-    path = os.path.join(workdir, "prototypes.npz")
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    write_npz(os.path.join(workdir, "prototypes.npz"), arrays)
     write_text(os.path.join(workdir, "summary.json"), to_json(summary, indent=1))
 
 

@@ -24,6 +24,7 @@ def assert_short(tree):
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(tree)} <= {"float32", "bool", "int32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_losses(name):
     inputs = jax.tree.map(jnp.asarray, make(1, (9, 4, 5)))
@@ -36,6 +37,7 @@ def test_losses(name):
     assert_short(jax.value_and_grad(loss, has_aux=True)(inputs.features))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [False, True])
 def test_geometry_and_prototypes(jit):
     features = jnp.asarray(np.random.default_rng(0).normal(size=(24, 6)), jnp.float32)

@@ -215,7 +215,7 @@ def numpy_jitter(image, factors, order):
 
 
 def test_jitter_takes_its_four_steps_in_an_order_of_its_own_per_image():
-    jitter = jax.jit(augment.colour_jitter, static_argnames="strengths")
+    jitter = jax.jit(augment.color_jitter, static_argnames="strengths")
     image = PIXELS[:4, :4] / 255
     low, high = np.array([0.6, 0.5, 0.0, -0.1]), np.array([1.4, 1.5, 2.2, 0.1])
     for order in itertools.permutations(range(4)):
@@ -230,7 +230,7 @@ def test_jitter_takes_its_four_steps_in_an_order_of_its_own_per_image():
 
 def test_steps_of_strength_zero_are_left_out_of_jitter():
     uniforms = jnp.asarray([0.1, 0.9, 0.2, 0.3, 0.5, 0.5, 0.5, 0.5])
-    found = augment.colour_jitter(uniforms, planes(PIXELS), (0.0, 0.4, 0.0, 0.0))
+    found = augment.color_jitter(uniforms, planes(PIXELS), (0.0, 0.4, 0.0, 0.0))
     image = PIXELS / 255
     np.testing.assert_allclose(pixels_of(found), blend(image, luma(image).mean(), 1.32), atol=1e-6)
 

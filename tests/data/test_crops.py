@@ -112,12 +112,12 @@ def test_equal_numbers_give_the_device_s_boxes(shape):
 def test_pixels_outside_the_box_do_not_reach_into_a_crop():
     pixels = RNG.integers(0, 256, (50, 70, 3), dtype=np.uint8)
     top, left, height, width = box = (10, 20, 30, 40)
-    found = decode.cut_out(Image.fromarray(pixels), box, 16)
+    found = decode.resized_crop(Image.fromarray(pixels), box, 16)
     inside = pixels[top : top + height, left : left + width].copy()
     assert found.shape == (16, 16, 3)
     pixels[:] = 255
     pixels[top : top + height, left : left + width] = inside
-    np.testing.assert_array_equal(decode.cut_out(Image.fromarray(pixels), box, 16), found)
+    np.testing.assert_array_equal(decode.resized_crop(Image.fromarray(pixels), box, 16), found)
     resized = Image.fromarray(inside).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found, resized)
 
@@ -169,7 +169,7 @@ def test_batches_are_crops_of_the_sampler_s_rows(folder):
             picture, _ = splits.train.picture(int(row))
             numbers = crops.uniforms(5, number, place, 0)
             box = crops.crop_box(numbers, picture.size[::-1], (0.2, 1.0), (3 / 4, 4 / 3))
-            expected = decode.cut_out(picture, box, SIZE)
+            expected = decode.resized_crop(picture, box, SIZE)
             np.testing.assert_array_equal(batch["image"][place, 0], expected)
 
 
@@ -217,22 +217,23 @@ def test_evaluation_sees_centre_squares(folder):
 PROCESS = """
 import argparse, hashlib, json, sys
 import jax
-from hsproto import cli, data, distributed, feed, sharding
-from hsproto import state as state_lib
+from hsproto import cli
+from hsproto.data import load, loader
+from hsproto.parallel import mesh, processes
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--config")
-    distributed.add_flags(parser)
+    processes.add_flags(parser)
     args = parser.parse_args()
-    distributed.join(args)
+    processes.join(args)
     config = cli.load_config(args.config)
-    splits = data.load(config)
-    config = state_lib.resolve(config, splits)
+    splits = load.load_splits(config)
+    config = load.resolve(config, splits)
     read, picture = [], splits.train.picture
     splits.train.picture = lambda i: read.append(i) or picture(i)
     found = []
-    for batch in feed.open(splits.train, config, sharding.make_mesh()).batches(0, 2):
+    for batch in loader.open_loader(splits.train, config, mesh.make_mesh()).batches(0, 2):
         shards = sorted(batch["image"].addressable_shards, key=lambda s: s.index[0].start or 0)
         found.append([hashlib.sha256(bytes(s.data)).hexdigest() for s in shards])
     print(json.dumps({"shards": found, "read": read}), flush=True)
@@ -274,6 +275,7 @@ def test_the_device_does_not_crop_again(folder, views):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "microbatches"), [("nonl", 1), ("scl", 2)])
 def test_a_step_on_host_crops_is_one_without_a_crop_on_the_same_images(folder, loss, microbatches):
     argument = f"loss={loss},microbatches={microbatches},flip=true"

@@ -14,6 +14,7 @@ from PIL import Image
 from hsproto import config as config_lib
 from hsproto.data import arrays, loader, sampler
 from hsproto.data import load as load_lib
+from hsproto.data.source import Source
 from hsproto.errors import UserError
 
 
@@ -36,7 +37,7 @@ def make_source(num_examples, channels=1):
     return arrays.ArraySource(images, rows, [str(row) for row in rows])
 
 
-class Streamed:
+class Streamed(Source):
     """The same images, one at a time, as a source that does not lie in memory."""
 
     def __init__(self, source):
@@ -186,7 +187,7 @@ def test_image_files_are_decoded_once_for_a_resident_set_and_each_time_for_a_str
     np.testing.assert_array_equal(
         np.concatenate([b["label"] for b in batches]), [0] * 12 + [1] * 12
     )
-    images, labels = loader.resident(pictures()[0])
+    images, labels = loader.read_all(pictures()[0])
     np.testing.assert_array_equal(np.concatenate([b["image"] for b in batches]), images)
 
 
@@ -208,13 +209,15 @@ def test_an_image_that_breaks_while_it_is_streamed_is_named(pictures, workers):
 
 STREAM = """
 import multiprocessing
-from hsproto import config, data, feed, sharding
+from hsproto import config
+from hsproto.data import load, loader
+from hsproto.parallel import mesh
 
 if __name__ == "__main__":
     config = config.default()
     config.update(image_size=8, channels=1, batch_size=8, placement="stream", workers=1)
-    source = data.load(config).train
-    for batch in feed.open(source, config, sharding.make_mesh()).batches(0, 10**6):
+    source = load.load_splits(config).train
+    for batch in loader.open_loader(source, config, mesh.make_mesh()).batches(0, 10**6):
         print(multiprocessing.active_children()[0].pid, flush=True)
         input()
 """

@@ -199,6 +199,7 @@ def test_logits_shifted_by_the_prior_give_the_adjusted_softmax(loss):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_dot_regression_with_balanced_lengths_weighs_classes_alike(devices):
     """Yang et al. 2022: prototypes of length sqrt((M/K_batch)/n_c) weigh a row by its square."""
@@ -237,6 +238,7 @@ def tail_run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_on_a_tail_tells_accuracy_by_class_and_by_shots(tail_run, tmp_path, capsys):
     summary = summary_lib.read_summary(tail_run)
     per_class = summary["per_class"]
@@ -277,6 +279,7 @@ def test_a_group_without_a_class_is_null_and_a_dash(tail_run, tmp_path, capsys):
     assert row.split()[-3:] == ["-", "-", "-"]
 
 
+@pytest.mark.slow
 def test_training_with_adjusted_logits_gives_to_the_rare_classes(tail_run, tmp_path):
     train.train(tiny_config(argument=f"{ARGUMENT},logit_adjustment=1"), tmp_path)
     _, adjusted = outcome(tmp_path)

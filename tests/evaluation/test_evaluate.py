@@ -41,8 +41,8 @@ def embed(config, state, images):
 
 
 def test_evaluation_equals_doing_it_by_hand(digits_run):
-    config, state, feeds, mesh = opened(digits_run)
-    images, labels = loader.resident(feeds.test.source)
+    config, state, loaders, mesh = opened(digits_run)
+    images, labels = loader.read_all(loaders.test.source)
     features = embed(config, state, images).features
     with np.load(digits_run / "prototypes.npz") as stored:
         learned = stored["prototypes"]
@@ -70,8 +70,8 @@ def test_the_command_evaluates_any_kept_checkpoint(digits_run, capsys):
 
 
 def test_encoder_runs_are_classified_by_exact_class_means_of_the_heads_outputs(scl_run):
-    config, state, feeds, _ = opened(scl_run)
-    images, labels = loader.resident(feeds.train.source)
+    config, state, loaders, _ = opened(scl_run)
+    images, labels = loader.read_all(loaders.train.source)
     heads = np.asarray(embed(config, state, images).projections, np.float64)
     heads /= np.linalg.norm(heads, axis=1, keepdims=True)
     means = np.stack([heads[labels == c].mean(axis=0) for c in range(10)])
@@ -83,11 +83,12 @@ def test_encoder_runs_are_classified_by_exact_class_means_of_the_heads_outputs(s
     assert summary["train"]["class_alignment"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_probing_compares_four_classifiers_on_one_frozen_encoder(scl_run, capsys):
-    config, state, feeds, mesh = opened(scl_run)
+    config, state, loaders, mesh = opened(scl_run)
     before = jax.device_get(state)
-    protocol = dict(epochs=4, learning_rate=0.5, decay_epochs=(2, 3))
-    results = probe.compare_classifiers(config, state, feeds, mesh, **protocol)
+    protocol = probe.Protocol(epochs=4, learning_rate=0.5, decay_epochs=(2, 3))
+    results = probe.compare_classifiers(config, state.variables, loaders, mesh, protocol)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), before)
     assert list(results) == list(probe.METHODS)
     _, summary = outcome(scl_run)
@@ -137,6 +138,7 @@ def test_prediction_refuses_what_it_cannot_read(digits_run, tmp_path):
         predict.main([f"--workdir={tmp_path}", str(broken)])
 
 
+@pytest.mark.slow
 def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_path, capsys):
     assert report.main([str(digits_run), str(scl_run), f"--out={tmp_path}"]) == 0
     text = (tmp_path / "report.md").read_text()

@@ -45,6 +45,7 @@ def reference(penalty, features, labels):
     return classifier.fit(features.astype(float), labels)
 
 
+@pytest.mark.slow
 def test_solutions_along_the_path_are_those_of_scikit_learn(digits, mesh):
     features, labels = digits
     where = np.arange(len(labels)) < ROWS

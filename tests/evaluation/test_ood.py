@@ -96,6 +96,7 @@ def test_other_images_become_of_the_runs_size_and_channels(digits_run, tmp_path)
     assert ood.read_other(str(tmp_path / "grey.npz"), config).images.shape == (3, 4, 4, 3)
 
 
+@pytest.mark.slow
 def test_bad_sets_are_refused_in_one_line(digits_run, tmp_path):
     np.savez(tmp_path / "floats.npz", images=np.zeros((2, 8, 8)))
     np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 8, 8)))

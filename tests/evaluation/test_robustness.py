@@ -54,7 +54,7 @@ def test_mce_of_resnet50_is_the_published_one():
     # On all 50,000 images a corruption it is 76.7; RobustBench took 5,000.
     assert robustness.mce(errors) == pytest.approx(76.7, abs=0.1)
     assert robustness.mce(errors) == pytest.approx(76.63, abs=0.005)
-    mean = robustness.summarise(errors, "npy")["mean_error"]
+    mean = robustness.summarize(errors, "npy")["mean_error"]
     assert mean == pytest.approx(1 - 0.392304, abs=1e-6)  # RobustBench's own average
 
 
@@ -69,9 +69,9 @@ def test_mce_is_undefined_unless_all_fifteen_corruptions_are_there():
     assert np.isnan(robustness.mce({"fog": 5 * [0.5]}))
     alexnet = {name: 5 * [error] for name, error in robustness.ALEXNET_ERRORS.items()}
     assert robustness.mce(alexnet | {"spatter": 5 * [0.9]}) == pytest.approx(100)
-    assert robustness.summarise({"fog": 5 * [0.5]}, "folder")["mean_error"] == 0.5
+    assert robustness.summarize({"fog": 5 * [0.5]}, "folder")["mean_error"] == 0.5
     # AlexNet's errors are those on ImageNet-C.
-    assert robustness.summarise(dict.fromkeys(robustness.CORRUPTIONS, (0.5,)), "npy")["mce"] is None
+    assert robustness.summarize(dict.fromkeys(robustness.CORRUPTIONS, (0.5,)), "npy")["mce"] is None
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def run(digits_run):
 
 def darkened(run, severity):
     """The test images, darker and darker, and their labels: a hand-made corruption."""
-    images, labels = loader.resident(run.splits.test)
+    images, labels = loader.read_all(run.splits.test)
     return (images * (1 - severity / 6)).astype(np.uint8), labels
 
 
@@ -172,6 +172,7 @@ def test_corrupted_images_are_never_resized(run, digits_run, npy_set, tmp_path):
         robustness.CorruptedSet(str(tmp_path), run.config, classes).source("fog", 1)
 
 
+@pytest.mark.slow
 def test_bad_sets_are_refused_in_one_line(run, digits_run, npy_set, tmp_path):
     def command(*more, corrupted=npy_set):
         robustness.main([f"--workdir={digits_run}", f"--corrupted={corrupted}", *more])

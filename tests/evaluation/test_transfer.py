@@ -13,6 +13,7 @@ from small_runs import tiny_config
 from hsproto import config as config_lib
 from hsproto import train
 from hsproto.data import tfds as tfds_lib
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation import transfer
 
@@ -91,6 +92,7 @@ def tree(root, splits, size=(11, 9), mode="RGB"):
     return root
 
 
+@pytest.mark.slow
 def test_any_folder_can_be_transferred_to_and_is_not_repeated(run_of_digits, tmp_path, capsys):
     root = tree(tmp_path, {"train": 90, "val": 30, "test": 60})
     command = [f"--workdir={run_of_digits}", "--source=folder", f"--data_dir={root}"]
@@ -168,6 +170,7 @@ def several_labels(tmp_path_factory):
     return tfds_sets.prepare(tmp_path_factory.mktemp("tfds"), "pairs", splits, features)
 
 
+@pytest.mark.slow
 def test_sets_of_several_labels_are_one_against_the_rest(run_of_digits, several_labels, capsys):
     command = [f"--workdir={run_of_digits}", f"--data_dir={several_labels}", "--datasets=pairs"]
     assert transfer.main([*command, "--metric=average_precision", "--penalties=4"]) == 0
@@ -185,7 +188,7 @@ def test_sets_of_several_labels_are_one_against_the_rest(run_of_digits, several_
 def test_labels_that_are_difficult_alone_do_not_count(several_labels):
     config = config_lib.default()
     config.update(source="tfds", dataset="pairs", data_dir=str(several_labels))
-    source = tfds_lib.tfds_splits(config, multilabel=True)["test"]
+    source = tfds_lib.tfds_splits(data_spec(config), multilabel=True)["test"]
     labels = source.labels
     assert labels.shape == (120, 3) and set(np.unique(labels)) == {-1, 0, 1}
     assert (labels == 1).any(axis=1).all() and (labels == -1).sum() <= 12

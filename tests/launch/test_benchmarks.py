@@ -38,6 +38,7 @@ def measuring(monkeypatch):
     return measuring
 
 
+@pytest.mark.slow
 def test_losses(run):
     report, _ = run("losses", "--quick", "--only=ntce", "--rounds=2")
     assert [row["loss"] for row in report["rows"]] == ["normface", "ntce"] * 2
@@ -57,6 +58,7 @@ SMALL += (
 )
 
 
+@pytest.mark.slow
 def test_scaling(run):
     only = "--only=loss,weak,scl,projection"
     report, printed = run("scaling", only, *SMALL.split(), out="--json")
@@ -79,6 +81,7 @@ def test_a_cell_that_would_take_too_long_is_left_out_and_said(run):
     assert row["ms"] is None and "s a call" in row["not timed"] and row["bytes exchanged"]
 
 
+@pytest.mark.slow
 def test_throughput(run):
     flags = "--cases=resnet18 --width=8 --batch=4 --size=8 --steps=2 --rounds=2 --peak_tflops=1"
     (row,) = run("throughput", *flags.split(), "--against=")[0]["rows"]

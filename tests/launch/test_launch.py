@@ -179,6 +179,7 @@ def test_a_stopped_sweep_lets_its_cells_save_and_begins_no_other(tmp_path):
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_sweep_of_real_runs(tmp_path, child_environment):
     config = f"--config={ROOT}/configs/digits.py:{SMALL},epochs=1,warmup_epochs=0"
     done, _ = launch(

@@ -145,9 +145,7 @@ def test_the_probes_protocol_is_the_papers():
         assert float(flags.get("epochs", 100)) == epochs
         assert float(flags.get("learning_rate", 5.0)) == rate
         assert flags.get("decay_epochs", "60/75/90") == "/".join(map(str, decays))
-        config = probe.probe_config(
-            recipe(name), "lp", epochs=epochs, learning_rate=rate, decay_epochs=decays
-        )
+        config = probe.probe_config(recipe(name), "lp", probe.Protocol(epochs, rate, decays))
         assert (config.weight_decay, config.momentum) == (0, 0.9)
         assert np.isclose(peak_rate(config), rate)
         at = optimizer.learning_rate(config, 100)

@@ -133,32 +133,39 @@ CASES = {
 }
 
 
-class Whole:
+class Whole(source_lib.Source):
     """Of a whole training set what a run asks before it reads one: its size, and an image's."""
 
     def __init__(self, config, case):
         self.class_names = tuple(map(str, range(case.classes)))
-        self._config, self._case = config, case
-        if config.source in config_lib.PICTURE_SOURCES:
-            self.picture = None
+        self._spec, self._case = source_lib.data_spec(config), case
 
     def __len__(self):
         return self._case.images
 
     def __getitem__(self, i):
-        size = source_lib.load_size(self._config)
-        return np.zeros((size, size, self._config.channels), np.uint8), 0
+        side = self._spec.side
+        return np.zeros((side, side, self._spec.channels), np.uint8), 0
+
+
+class WholePictures(Whole, source_lib.PictureSource):
+    """The same of a set that is stored as pictures, none of which is read."""
+
+    def picture(self, i):
+        raise NotImplementedError
 
 
 def test_every_recipe_has_its_case():
     assert set(CASES) == {path.stem for path in (ROOT / "configs").glob("*.py")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [f"{name}:{a}" for name in CASES for a in CASES[name].arguments])
 def test_a_whole_recipe_has_the_shapes_of_its_protocol(name, monkeypatch):
     """The training step is traced at its own size, which computes and compiles nothing."""
     case, config = CASES[name.partition(":")[0]], recipe(name)
-    source = Whole(config, case)
+    kind = WholePictures if config.source in config_lib.PICTURE_SOURCES else Whole
+    source = kind(config, case)
     config = load_lib.resolve(config, source_lib.Splits(source, source))
     on_host = config.crop_on == "host"
     image = crops.RandomCrops(source, config).shape if on_host else source[0][0].shape
@@ -222,6 +229,7 @@ def small_run(request, tmp_path, monkeypatch):
     return name, tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_small_run_goes_from_real_images_to_its_summary(small_run):
     name, workdir = small_run
     config = config_lib.from_json((workdir / "config.json").read_bytes())

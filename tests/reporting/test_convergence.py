@@ -102,7 +102,7 @@ def run(path, loss, values, **changes):
     config.update({"loss": loss, "num_classes": 10, "num_examples": 5000, **changes})
     summary = {"step": 10 * len(values), "test": {}, "train": {}, "config": config.to_dict()}
     (path / "summary.json").write_text(json.dumps(summary))
-    records = records_of(**dict.fromkeys(metrics_lib.RISES, values))
+    records = records_of(**dict.fromkeys(metrics_lib.CONVERGENCE, values))
     (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     return str(path)
 

@@ -101,18 +101,18 @@ def test_dynamics_show_the_optimum_and_95_per_cent_of_collapse():
         guides = [line for line in panel(figure, title).lines if line.get_color() == "0.35"]
         return {line.get_linestyle(): line.get_ydata()[0] for line in guides}
 
-    assert levels("effective rank of the prototypes") == pytest.approx({"--": 9, ":": 0.95 * 9})
-    assert levels("mean cosine") == pytest.approx({"--": -1 / 9})
+    assert levels("rank of prototypes") == pytest.approx({"--": 9, ":": 0.95 * 9})
+    assert levels("prototype cosine") == pytest.approx({"--": -1 / 9})
     assert levels("weight alignment (optimum 0)") == pytest.approx({":": 0.1})
     assert levels("NC1 (optimum 0)") == {}
     assert panel(figure, "NC1").get_yscale() == "log"
-    low, high = panel(figure, "effective rank of the prototypes").get_ylim()
+    low, high = panel(figure, "rank of prototypes").get_ylim()
     assert low < 3 and high > 9
 
 
 def test_there_is_no_simplex_to_reach_with_too_few_dimensions():
     figure = dynamics_figures.dynamics(only([made(embedding="signed", embedding_dim=4)]))
-    styles = [line.get_linestyle() for line in panel(figure, "effective rank of the pro").lines]
+    styles = [line.get_linestyle() for line in panel(figure, "rank of pro").lines]
     assert "--" not in styles
 
 
@@ -134,7 +134,7 @@ def test_undefined_values_are_left_out_and_never_zero(undefined):
     for record in run.records:
         record["train/erank_inter"] = undefined
     figure = dynamics_figures.dynamics(only([run]))
-    assert not [a for a in figure.axes if a.get_title() == "effective rank of the class means"]
+    assert not [a for a in figure.axes if a.get_title() == "rank of class means"]
     assert all(lines(axis) for axis in figure.axes)
 
 
@@ -297,9 +297,9 @@ def test_balanced_runs_have_no_picture_of_classes():
 
 
 def test_no_two_losses_look_alike():
-    assert set(methods.STYLES) == set(methods.LOSSES)
-    for part in zip(*methods.STYLES.values(), strict=True):
-        assert len(set(part)) == len(methods.STYLES)
+    looks = [(m.title, m.color, m.marker) for m in methods.METHODS.values()]
+    for part in zip(*looks, strict=True):
+        assert len(set(part)) == len(methods.LOSSES)
 
 
 EVIL = r"$\frac{<script>alert(1)</script>$ & \\foo_{"

@@ -29,11 +29,8 @@ from hsproto.reporting.page import sphere as page_sphere
 from hsproto.runs import run as run_lib
 
 MEASURES = {
-    "accuracy": "share of images classified rightly",
-    "weight_alignment": "mean squared distance image to prototype",
-    "nc1": "within- over between-class scatter",
-    "erank_weights": "effective rank of the prototypes",
-    "mir_gap": "mutual information ratio less its value at collapse",
+    name: metrics_lib.METRICS[name]
+    for name in ("accuracy", "weight_alignment", "nc1", "erank_weights", "mir_gap")
 }
 
 
@@ -338,29 +335,29 @@ def test_an_empty_run_has_a_page_too(tmp_path):
 def test_templates_and_the_library_are_installed():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    patterns = setup["options.package_data"]["hsproto"].split()
+    patterns = setup["options.package_data"]["hsproto.reporting.page"].split()
     needed = [f"templates/{name}" for name in ("page.html", "page.css", *page.SCRIPTS)]
     needed += [f"vendor/{name}" for name in (page.LIBRARY, "README.md", "plotly-LICENSE")]
     matched = {
-        str(path.relative_to(ROOT / "hsproto"))
+        str(path.relative_to(ROOT / "hsproto/reporting/page"))
         for pattern in patterns
-        for path in (ROOT / "hsproto").glob(pattern)
+        for path in (ROOT / "hsproto/reporting/page").glob(pattern)
     }
     assert set(needed) <= matched
     assert "jinja2>=3.1" in (ROOT / "requirements.txt").read_text().splitlines()
 
 
 def test_the_library_is_the_version_that_is_noted():
-    noted = (ROOT / "hsproto/vendor/README.md").read_text()
+    noted = (ROOT / "hsproto/reporting/page/vendor/README.md").read_text()
     version = re.search(r"plotly\.js-gl3d-dist-min \| ([\d.]+) \| MIT", noted)[1]
-    head = (ROOT / "hsproto/vendor" / page.LIBRARY).read_text("utf-8")[:300]
+    head = (ROOT / "hsproto/reporting/page/vendor" / page.LIBRARY).read_text("utf-8")[:300]
     assert f"v{version}\n" in head and "MIT license" in head
 
 
 @pytest.mark.skipif(not shutil.which("node"), reason="no node to read JavaScript with")
 def test_scripts_are_javascript():
     for name in page.SCRIPTS:
-        path = ROOT / "hsproto/templates" / name
+        path = ROOT / "hsproto/reporting/page/templates" / name
         assert subprocess.run(["node", "--check", path], timeout=60).returncode == 0, name
 
 

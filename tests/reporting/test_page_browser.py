@@ -15,6 +15,7 @@ import made_pages
 import made_runs
 import pytest
 
+from hsproto.metrics import METRICS
 from hsproto.reporting import grouping
 from hsproto.reporting.page import page
 
@@ -23,11 +24,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no playwright to
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # WebGL without a GPU; the sandbox needs rights that containers lack.
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-MEASURES = {
-    "accuracy": "share of images classified rightly",
-    "weight_alignment": "mean squared distance image to prototype",
-    "erank_weights": "effective rank of the prototypes",
-}
+MEASURES = {name: METRICS[name] for name in ("accuracy", "weight_alignment", "erank_weights")}
 SECTIONS = ("overview", "sphere", "dynamics", "prototypes", "images", "card")
 SIZES = ((390, 844), (1400, 900))
 WAIT = 60_000  # milliseconds; a busy machine draws slowly
@@ -163,6 +160,7 @@ def outside(seen):
     return [url for url in seen.requests if not url.startswith(("data:", "blob:"))]
 
 
+@pytest.mark.slow
 def test_from_a_server_it_asks_for_itself_alone_and_has_no_errors(opened):
     tab, seen, url = opened
     assert seen.errors == [] and outside(seen) == [url]
@@ -415,6 +413,7 @@ def shot(tab, pictures, name):
     tab.screenshot(path=pictures / f"page_{name}.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_it_fits_narrow_and_wide_and_follows_dark_mode(browser, folder, pictures):
     url = (folder / "index.html").as_uri()
     tab, seen = open_page(browser, url, SIZES[0], color_scheme="light", reduced_motion="reduce")

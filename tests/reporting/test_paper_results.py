@@ -52,7 +52,7 @@ def test_tables_name_losses_data_sets_and_measures_as_the_library_does():
     assert all(set(rows) == FIVE for rows in paper_results.LONG_TAIL.values())
     assert all(set(row) == set(paper_results.CLASSES) for row in paper_results.ACCURACY.values())
     assert set(paper_results.GEOMETRY_MEASURES) < set(geometry.optimum(10))
-    assert set(paper_results.CONVERGENCE_MEASURES) == set(metrics_lib.RISES)
+    assert set(paper_results.CONVERGENCE_MEASURES) == set(metrics_lib.CONVERGENCE)
     assert set(paper_results.CONVERGENCE["cifar100"]) == {
         convergence_lib.COLLAPSE,
         convergence_lib.BASELINE,

@@ -54,6 +54,7 @@ def test_a_folder_of_runs_becomes_tables(tmp_path, capsys):
     assert r"| nonl\|3 | nonl | 0.5000 |" in text
 
 
+@pytest.mark.slow
 def test_a_few_runs_are_shown_one_by_one_with_their_pictures(tmp_path, capsys):
     finished(tmp_path / "runs", "of nonl", loss="nonl")
     out = tmp_path / "out"

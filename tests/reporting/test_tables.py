@@ -272,7 +272,7 @@ def test_fewer_dimensions_than_a_simplex_needs_have_no_optimum_of_ranks_and_cosi
     assert [texts[0] for texts, _ in table.rows] == ["at collapse, D < 9", "NONL"]
     best = cells(table)["at collapse, D < 9", "-"]
     assert {name for name, cell in best.items() if cell} == {
-        metrics_lib.TABLE_COLUMNS[key][0]
+        metrics_lib.METRICS[key].column
         for key in ("instance_alignment", "nc1", "weight_alignment", "class_alignment")
         if key in metrics_lib.TABLE_COLUMNS
     }

@@ -184,6 +184,7 @@ def test_large_images_are_shrunk(tmp_path, channels):
     assert snapshots.shrink(np.zeros((128, 32, channels), np.uint8)).shape == (64, 16, channels)
 
 
+@pytest.mark.slow
 def test_no_points_no_snapshots_and_a_resumed_run_may_begin_with_them(tmp_path):
     config = tiny_config(argument="epochs=1.5,snapshot_points=0")
     train.train(config, tmp_path)

@@ -46,6 +46,7 @@ def traces(path):
     return {p.name.partition(".")[2] for p in path.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_the_share_is_that_of_the_watched_steps_alone(tmp_path, monkeypatch):
     (told,) = run(tmp_path, monkeypatch, steps=5, total=40, evaluated=12)
     assert told.startswith("profile of 5 steps: 4000.0 ms a step, 75.0 % of it waiting for input")
@@ -73,6 +74,7 @@ def test_nothing_is_traced_or_said_without_a_profile_or_after_an_error(tmp_path,
     assert run(tmp_path, monkeypatch, steps=1, total=20), "the trace of the failed run has ended"
 
 
+@pytest.mark.slow
 def test_a_profiled_run_leaves_a_trace_and_says_how_long_it_waited(tmp_path, capsys):
     """A streamed run, whose images are cropped on the host."""
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from hsproto.data import augment, loader
 from hsproto.data import load as load_lib
 from hsproto.errors import UserError
 from hsproto.models import classifier as classifier_lib
-from hsproto.models import layers
+from hsproto.models import convnets
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import objective, optimizer
@@ -62,6 +62,7 @@ MESHES = [(loss, 8) for loss in methods.LOSSES]
 MESHES += [(loss, devices) for loss in ("nonl", "scl") for devices in (2, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "devices"), MESHES)
 def test_ten_steps_on_any_number_of_devices_are_those_of_one(loss, devices):
     argument = f"loss={loss}"
@@ -74,6 +75,7 @@ def test_every_loss_trains(loss):
     assert np.all(np.isfinite(losses)) and losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_ten_steps_in_several_processes_are_those_of_one(tmp_path, child_environment):
     """Two real processes over loopback, each with two devices; `test_processes` has four."""
     command = [sys.executable, ROOT / "launch" / "simulate_pod.py", "--processes=2", "--devices=2"]
@@ -96,10 +98,12 @@ def test_ten_steps_in_several_processes_are_those_of_one(tmp_path, child_environ
             assert_same((found[loss], jax.tree.unflatten(shape, leaves)), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["nonl", "scl"])
 def test_groups_are_devices_that_exchange_nothing_but_gradients(loss):
     """loss_groups=bn_groups=4 on one device is four devices, each with its own rows."""
-    argument = f"loss={loss},flip=false"
+    # At the rate of a warm-up rounding passes 1e-5 in the third step on some processors.
+    argument = f"loss={loss},flip=false,warmup_epochs=0"
     found = after_steps(f"{argument},loss_groups=4,bn_groups=4", devices=1)
 
     config, splits = resolved(argument)
@@ -147,17 +151,19 @@ def test_groups_are_devices_that_exchange_nothing_but_gradients(loss):
     assert not np.allclose(values, on_one_device(argument)[0], atol=1e-3), "groups do matter"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["cross_entropy", "nonl", "scl"])
 def test_microbatches_give_the_gradient_of_the_whole_batch(loss, monkeypatch):
     def none(train, dtype, name, groups=1):
         return lambda x: x
 
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "batch_norm", none)
+        patch.setattr(convnets, "batch_norm", none)
         expected = after_steps(f"loss={loss}")
         assert_same(after_steps(f"loss={loss},microbatches=8"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["nonl", "scl"])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_batch_norm_of_microbatches_is_that_of_as_many_groups(loss, devices):
@@ -268,6 +274,7 @@ def test_the_step_exchanges_no_features():
     assert not any(shape[0] in (64, 8) for shape in shapes if shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", methods.QUEUE_LOSSES)
 def test_a_queue_is_the_last_batches_as_further_instances_of_the_loss(loss):
     argument = f"loss={loss},flip=false,queue_size={64 * 2 * (2 if loss == 'scl' else 1)}"
@@ -290,6 +297,7 @@ def test_a_queue_is_the_last_batches_as_further_instances_of_the_loss(loss):
         np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argument", "devices"),
     [

@@ -91,6 +91,7 @@ def test_input_that_is_refused_does_not_claim_the_workdir(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_image_once():
     """Batches that do not divide the set, and other numbers of devices, change nothing."""
     config, splits = resolved()
@@ -142,6 +143,7 @@ def undisturbed(tmp_path_factory, child_environment):
     return outcome(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, child_environment):
     arguments = [f"--config={tiny()}", f"--workdir={tmp_path}"]
     metrics = tmp_path / "metrics.jsonl"
@@ -156,6 +158,7 @@ def test_a_run_stopped_by_sigterm_ends_as_if_undisturbed(tmp_path, undisturbed, 
     assert outcome(tmp_path) == undisturbed
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_as_if_undisturbed(
     tmp_path, undisturbed, child_environment
 ):
@@ -187,6 +190,7 @@ def _lines(path):
     return path.read_text().count("\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -215,6 +219,7 @@ def test_a_batch_must_divide_by_the_devices(tmp_path):
         train.train(tiny_config(argument="batch_size=63"), tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
     config = tiny_config(argument="keep_checkpoints=3")
     train.train(config, tmp_path)
@@ -235,6 +240,7 @@ def test_an_unreadable_checkpoint_is_passed_over(tmp_path):
     assert len(list((tmp_path / "checkpoints").glob("unreadable_*"))) == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(tmp_path, child_environment):
     """For 40 steps no file beyond 40 KB can be written, as on a disk that is full for a while."""
     config = tiny(argument="width=24,epochs=6,keep_checkpoints=99")

@@ -18,6 +18,7 @@ import re
 
 import numpy as np
 
+from hsproto.methods import method_of
 from hsproto.reporting import grouping
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.figures import dynamics as dynamics_figures
@@ -75,7 +76,7 @@ def phase(comparison):
                     color="white" if norm(value) < 0.55 else "black",
                     fontweight="bold" if value == np.nanmax(grid) else "normal",
                 )  # fmt: skip
-        axis.set_title(style.loss_style(loss).name, fontsize=10.5)
+        axis.set_title(style.title_of(loss), fontsize=10.5)
         axis.set_xticks(range(len(batches)), batches)
         axis.set_yticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
     figure.supxlabel("batch size", fontsize=10)
@@ -129,7 +130,7 @@ def cosines(comparison):
             cosine[np.ix_(order, order)], norm=norm, cmap=cmap, interpolation="nearest"
         )
         spread = f"{np.nanmean(cosine):.3f} ± {np.nanstd(cosine):.3f}"
-        axis.set_title(f"{style.loss_style(loss).name}\n{spread}", fontsize=10)
+        axis.set_title(f"{style.title_of(loss)}\n{spread}", fontsize=10)
         first = axis.get_subplotspec().is_first_col()
         _class_ticks(axis, [str(name) for name in arrays[loss]["class_names"]], first)
     figure.colorbar(
@@ -206,7 +207,7 @@ def classes(comparison):
     axis.set_zorder(bars.get_zorder() + 1)
     axis.patch.set_visible(False)
     for number, (loss, runs) in enumerate(found.items()):
-        look = style.loss_style(loss)
+        look = method_of(loss)
         values = np.array([_of_neighbours(_sorted_classes(run)[1], together) for run in runs])
         # Side by side, so that what spans the seeds of one loss does not cover another's.
         place = _of_neighbours(places, together)

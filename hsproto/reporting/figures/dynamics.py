@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from hsproto import geometry
-from hsproto.metrics import CONVERGENCE_PANELS, DYNAMICS
+from hsproto.methods import method_of
+from hsproto.metrics import CONVERGENCE, DYNAMICS, METRICS
 from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import grouping
 from hsproto.reporting.figures import style as style_lib
@@ -19,8 +20,8 @@ from hsproto.reporting.figures.style import (
     legend,
     log_scale,
     loss_handles,
-    loss_style,
     panels,
+    title_of,
 )
 from hsproto.runs import run as run_lib
 
@@ -41,7 +42,7 @@ def dynamics(comparison):
         measure: {
             loss: points
             for loss, runs in comparison.by_loss.items()
-            if len(points := curve(runs, measure, positive=DYNAMICS[measure][1]))
+            if len(points := curve(runs, measure, positive=METRICS[measure].log_scale))
         }
         for measure in DYNAMICS
     }
@@ -51,12 +52,12 @@ def dynamics(comparison):
     figure, axes = panels(len(curves), 3, 3.8, 2.7, margin=1.3)
     guided = set()
     for axis, (measure, found) in zip(axes, curves.items(), strict=True):
-        title, falls = DYNAMICS[measure]
+        title, falls = METRICS[measure].title, METRICS[measure].log_scale
         for loss, (share, mean, low, high) in found.items():
-            look = loss_style(loss)
+            look = method_of(loss)
             axis.plot(
                 share, mean, color=look.color, marker=look.marker, markersize=4.5, linewidth=1.5,
-                markevery=max(1, len(share) // 8), label=look.name,
+                markevery=max(1, len(share) // 8), label=title_of(loss),
             )  # fmt: skip
             axis.fill_between(share, low, high, color=look.color, alpha=0.18, linewidth=0)
         guided |= _guides(axis, comparison, measure, falls)
@@ -105,9 +106,9 @@ def converging(comparison):
     A panel a measure, a row a loss, a small mark a seed; those that never get there stand in a
     column of their own.
     """
-    found = {measure: {} for measure in CONVERGENCE_PANELS}
+    found = {measure: {} for measure in CONVERGENCE}
     for loss, runs in comparison.by_loss.items():
-        for measure in CONVERGENCE_PANELS:
+        for measure in CONVERGENCE:
             if shares := convergence_shares(runs, measure):
                 found[measure][loss] = shares
     found = {measure: shares for measure, shares in found.items() if shares}
@@ -119,13 +120,13 @@ def converging(comparison):
         axis.axvspan(100, NEVER * 2 - 100, color="0.92", linewidth=0)
         for row, loss in enumerate(losses):
             if loss in shares:
-                _convergence_row(axis, row, loss_style(loss), shares[loss])
+                _convergence_row(axis, row, method_of(loss), shares[loss])
             else:
                 axis.text(4, row, "not measured", va="center", fontsize=8, color="0.4")
-        axis.set_title(CONVERGENCE_PANELS[measure], fontsize=10.5)
+        axis.set_title(METRICS[measure].title, fontsize=10.5)
         axis.set(xlim=(0, NEVER * 2 - 100), ylim=(len(losses) - 0.5, -0.75))
         axis.set_xticks([0, 50, 100, NEVER], ["0", "50", "100", "never"], fontsize=9)
-        axis.set_yticks(range(len(losses)), [loss_style(loss).name for loss in losses])
+        axis.set_yticks(range(len(losses)), [title_of(loss) for loss in losses])
         axis.grid(axis="x", alpha=0.25)
     note = "small marks: seeds, <: by the first evaluation"
     figure.supxlabel(f"share of training, % ({note})", fontsize=10)

@@ -5,12 +5,12 @@ import os
 import textwrap
 import warnings
 
-from hsproto.methods import STYLES, LossStyle
+from hsproto.methods import method_of
 
 
-def loss_style(loss):
-    """The `Look` of a loss; one that this version does not know goes by its own name."""
-    return STYLES.get(loss) or LossStyle(plain(loss), "#7f7f7f", "x")
+def title_of(loss):
+    """Return the title of a loss, as matplotlib draws it."""
+    return plain(method_of(loss).title)
 
 
 def plain(text):
@@ -64,12 +64,12 @@ def loss_handles(by_loss):
     """The legend's entries of {loss: [Run]}, with the number of seeds."""
     handles = []
     for loss, runs in by_loss.items():
-        name, color, marker = loss_style(loss)
+        method, name = method_of(loss), title_of(loss)
         seeds = len({run.config.get("seed") for run in runs})
         running = sum(run.summary is None for run in runs)
         name += f", {seeds} seed{'s' if seeds > 1 else ''}"
         name += f" ({running} unfinished)" if running else ""
-        handles.append(handle(name, color=color, marker=marker))
+        handles.append(handle(name, color=method.color, marker=method.marker))
     return handles
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from hsproto.metrics import PAGE_COLUMNS
+from hsproto.metrics import METRICS, PAGE_COLUMNS
 from hsproto.reporting import grouping, naming
 from hsproto.reporting.table import defined, mean_over_seeds, number
 from hsproto.runs import run as run_lib
@@ -59,7 +59,7 @@ def _method(members, names):
         reached = run_lib.last_step(first)
         note = "not finished, " + ("no step yet" if reached is None else f"step {reached}")
     values = {}
-    for key, (split, *_) in PAGE_COLUMNS.items():
+    for key, split in PAGE_COLUMNS.items():
         scale = 100 if key.startswith("accuracy") else 1
         found = [run_lib.final_metrics(run, split)[1].get(key) for run in members]
         values[key] = mean_over_seeds([scale * v if defined(v) else None for v in found])
@@ -128,6 +128,6 @@ def _bar(value, key, target):
     """
     if key.startswith("accuracy"):
         return round(value / target, 3)
-    far = PAGE_COLUMNS[key][2] or abs(target)
+    far = METRICS[key].uncollapsed or abs(target)
     off = abs(value - target) / far if far else 0.0
     return round(min(max(-math.log10(max(off, 1e-30)) / BAR_DECADES, 0.0), 1.0), 3)

@@ -22,7 +22,6 @@ import jinja2
 from markupsafe import Markup
 
 from hsproto import metrics as metrics_lib
-from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import naming
 from hsproto.reporting.page import classes as page_classes
 from hsproto.reporting.page import methods as page_methods
@@ -41,8 +40,8 @@ LIBRARY = "plotly-gl3d.min.js"
 def write(found, out, measures, remarks=()):
     """Writes the page of `found`, a list of `run.Run`, into the folder `out`.
 
-    No two runs have the same settings and seed (`grouping.drop_duplicates`). measures: {measure:
-    meaning} of those whose curves are shown, in order. remarks: lines to show above. Returns the
+    No two runs have the same settings and seed (`grouping.drop_duplicates`). measures: {name:
+    Metric} of those whose curves are shown, in order. remarks: lines to show above. Returns the
     paths that were written.
     """
     told = collect(found, measures)
@@ -108,22 +107,25 @@ def collect(found, measures):
         + ["seeds"] * any(row["seeds"] > 1 for row in methods),
         "no_simplex": not all(summary_lib.has_simplex(run) for run in found),
         "note": naming.row_names(found).note,
-        "measures": [_measure(key, meaning) for key, meaning in measures.items()]
+        "measures": [_measure(key, metric.meaning) for key, metric in measures.items()]
         + [_measure(key, meaning) for key, meaning in page_runs.OF_BATCHES.items()],
     }
 
 
 def _measure(key, meaning):
-    falls = key in metrics_lib.FALLING
+    falls = key in page_runs.LOG_SCALE
     return {"key": key, "meaning": meaning, "log": falls, "of_batches": key in page_runs.OF_BATCHES}
 
 
 def render(told, remarks=()):
     """The text of index.html of what `collect` gives."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hsproto"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=jinja2.PackageLoader("hsproto.reporting.page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters |= {"number": _number, "cosine": lambda value: _number(value, 2)}
     environment.filters["minus"] = _minus
     page = [
@@ -140,8 +142,8 @@ def render(told, remarks=()):
     return environment.get_template("page.html").render(
         told=told,
         remarks=remarks,
-        columns=metrics_lib.PAGE_COLUMNS,
-        convergence=list(convergence_lib.RISES),
+        columns={key: metrics_lib.METRICS[key].title for key in metrics_lib.PAGE_COLUMNS},
+        convergence=metrics_lib.CONVERGENCE,
         data=data,
         # Code of this package, which needs no escaping.
         style=Markup(_asset("templates", "page.css")),
@@ -208,8 +210,7 @@ def values_csv(told):
     lines.writerow(("part", "run", "step", "split", "measure", "of", "value"))
     for row in told["methods"]:
         name = f"{row['data']}, {row['name']}" + (f", {row['note']}" if row["note"] else "")
-        for key, cell in zip(metrics_lib.PAGE_COLUMNS, row["cells"], strict=True):
-            split = metrics_lib.PAGE_COLUMNS[key][0]
+        for (key, split), cell in zip(metrics_lib.PAGE_COLUMNS.items(), row["cells"], strict=True):
             if cell.value is not None:
                 lines.writerow(("methods", name, "", split, key, cell.text, cell.value))
     for run in told["runs"]:

@@ -10,9 +10,10 @@ import shlex
 import numpy as np
 
 from hsproto import config as config_lib
+from hsproto.methods import method_of
+from hsproto.metrics import METRICS
 from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import naming
-from hsproto.reporting.figures import style
 from hsproto.reporting.table import defined, format_value
 from hsproto.runs import run as run_lib
 from hsproto.runs.progress import duration
@@ -26,6 +27,8 @@ OF_BATCHES = {
     "gradient_norm": "length of the gradient",
     "learning_rate": "learning rate",
 }
+# What a log scale shows best.
+LOG_SCALE = {name for name, metric in METRICS.items() if metric.log_scale} | {"gradient_norm"}
 MOST_BATCHES = 150  # points of a curve over batches
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 DECAY, TOLERANCE = 0.5, 0.01  # as `hsproto.reporting.convergence` has them by default
@@ -135,7 +138,7 @@ def line_styles(found):
     for run in found:
         loss = run.config["loss"]
         place = count[data_set(run), loss] = count.get((data_set(run), loss), -1) + 1
-        look = style.loss_style(loss)
+        look = method_of(loss)
         made[run.workdir] = {
             "color": look.color,
             "marker": _MARKERS.get(look.marker, "circle"),

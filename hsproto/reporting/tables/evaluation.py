@@ -7,7 +7,7 @@ are in per cent.
 import os
 
 from hsproto.methods import ENCODER_LOSSES
-from hsproto.metrics import TABLE_COLUMNS
+from hsproto.metrics import METRICS, TABLE_COLUMNS
 from hsproto.reporting import naming, paper_results
 from hsproto.reporting.paper_protocol import paper_set
 from hsproto.reporting.table import defined
@@ -37,8 +37,10 @@ def classifiers(found):
             here.append(Entry(run, step, extra, "seconds", result.get("seconds"), None, 1))
             train = result.get("train", {})
             here += [
-                Entry(run, step, extra, name, train.get(measure), None, digits)
-                for measure, (name, digits) in TABLE_COLUMNS.items()
+                Entry(
+                    run, step, extra, METRICS[key].column, train.get(key), None, METRICS[key].digits
+                )
+                for key in TABLE_COLUMNS
             ]
     labels = ("encoder", "classifier", "head", "passes")
     note = (

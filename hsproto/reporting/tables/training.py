@@ -5,9 +5,8 @@ them. Accuracies, errors and shares are in per cent. States before the end of th
 rows of their own.
 """
 
-from hsproto import metrics as metrics_lib
 from hsproto.methods import ENCODER_LOSSES
-from hsproto.metrics import TABLE_COLUMNS
+from hsproto.metrics import CONVERGENCE, METRICS, TABLE_COLUMNS
 from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import grouping, naming, paper_protocol, paper_results
 from hsproto.reporting import table as table_lib
@@ -135,7 +134,7 @@ def geometry_tables(found):
         paper = any(entry.paper is not None for entry in entries)
         table = assemble(
             entries, f"geometry_{name}", f"Geometry of the training set: {name} (Table 3)",
-            ("loss", "classifier"), columns=[column for column, _ in TABLE_COLUMNS.values()],
+            ("loss", "classifier"), columns=[METRICS[key].column for key in TABLE_COLUMNS],
             note=_GEOMETRY_NOTE + (_ALIGNMENT_NOTE if paper else ""),
         )  # fmt: skip
         if table:
@@ -218,7 +217,7 @@ def convergence_tables(found):
         *(
             assemble(
                 entries, f"convergence_{name}", f"Convergence on {name} (Table 7)", ("loss", "to"),
-                note=note, columns=metrics_lib.RISES, combine=_share,
+                note=note, columns=CONVERGENCE, combine=_share,
             )
             for name, entries in by_data.items()
         )
@@ -232,8 +231,16 @@ def _geometry(run, step, classifier, method, values):
     paper = paper_results.GEOMETRY.get(paper_set(run), {}).get(row, {})
     paper = paper | {"class_alignment": paper.get("weight_alignment")}
     return [
-        Entry(run, step, (classifier,), name, values.get(measure), paper.get(measure), digits)
-        for measure, (name, digits) in TABLE_COLUMNS.items()
+        Entry(
+            run,
+            step,
+            (classifier,),
+            METRICS[key].column,
+            values.get(key),
+            paper.get(key),
+            METRICS[key].digits,
+        )
+        for key in TABLE_COLUMNS
         if values
     ]
 
@@ -245,7 +252,7 @@ def _optima(entries):
         enough = summary_lib.has_simplex(run)
         name = "at collapse" if enough else f"at collapse, D < {run.config['num_classes'] - 1}"
         best = summary_lib.optimum(run)
-        cells = tuple(_optimum(best.get(m), digits) for m, (_, digits) in TABLE_COLUMNS.items())
+        cells = tuple(_optimum(best.get(key), METRICS[key].digits) for key in TABLE_COLUMNS)
         made.setdefault((not enough, name), ((name, "-"), cells))
     return [made[key] for key in sorted(made)]
 
@@ -255,7 +262,7 @@ def _optimum(value, digits):
 
 
 def _evaluated(run):
-    return any(len(convergence_lib.series(run.records, m)[0]) for m in metrics_lib.RISES)
+    return any(len(convergence_lib.series(run.records, m)[0]) for m in CONVERGENCE)
 
 
 class _Bound(Value):

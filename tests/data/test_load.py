@@ -15,6 +15,7 @@ from hsproto.data import folder
 from hsproto.data import load as load_lib
 from hsproto.data import source as source_lib
 from hsproto.data.folder import read_image
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -70,6 +71,18 @@ def assert_refused(config, *words):
     assert "\n" not in message
     for word in words:
         assert str(word) in message
+
+
+def test_a_spec_has_the_values_of_a_config_and_the_side_of_what_is_loaded():
+    spec = data_spec(make_config("folder", "there", load_size=16))
+    assert (spec.source, spec.dataset, spec.data_dir) == ("folder", "tiny", "there")
+    assert (spec.image_size, spec.side) == (8, 16)
+    assert data_spec(make_config("folder")).side == 8
+
+
+def test_a_source_must_have_a_length_and_images():
+    with pytest.raises(TypeError, match="abstract"):
+        source_lib.Source()
 
 
 def test_digits_are_split_once_into_1437_and_360_with_every_class_in_its_share():
@@ -178,7 +191,7 @@ def test_images_below_a_class_folder_are_found_at_any_depth(tmp_path):
 def test_short_side_is_resized_and_the_centre_square_cut_out(tmp_path, shape):
     pixels = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    found = read_image(tmp_path / "image.png", make_config("folder", load_size=16))
+    found = read_image(tmp_path / "image.png", data_spec(make_config("folder", load_size=16)))
 
     height, width = (int(16 * side / min(shape)) for side in shape)
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
@@ -210,7 +223,7 @@ def test_image_files_of_any_8_bit_mode_become_grey_or_rgb(tmp_path, mode):
     stored.save(tmp_path / "image.tif")
     for channels, target in ((1, "L"), (3, "RGB")):
         config = make_config("folder", channels=channels)
-        found = read_image(tmp_path / "image.tif", config)
+        found = read_image(tmp_path / "image.tif", data_spec(config))
         assert found.shape == (8, 8, channels)
         np.testing.assert_array_equal(found.squeeze(), np.asarray(stored.convert(target)))
 
@@ -225,7 +238,7 @@ def test_unreadable_images_are_named(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     for name in ("deep.png", "text.png", "empty.jpg", "cut.jpg", "missing.png"):
         with pytest.raises(UserError, match=f"unreadable image .*{name}"):
-            read_image(tmp_path / name, make_config("folder"))
+            read_image(tmp_path / name, data_spec(make_config("folder")))
 
 
 @pytest.mark.parametrize("limit", [200_000, 2])

@@ -181,6 +181,7 @@ def coarse_run(tmp_path_factory):
     return root, workdir
 
 
+@pytest.mark.slow
 def test_a_run_on_groups_names_them_and_is_another_run_than_one_without(coarse_run):
     root, workdir = coarse_run
     assert json.loads((workdir / "config.json").read_text())["num_classes"] == 20

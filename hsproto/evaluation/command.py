@@ -1,0 +1,53 @@
+"""What the commands that measure a run share: flags, processes, the opened run, results, table."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from hsproto import cli
+from hsproto.evaluation.trained import TrainedRun
+from hsproto.parallel import processes
+from hsproto.runs import measurements
+
+
+class Results(NamedTuple):
+    """What a command measured: the content of WORKDIR/NAME.json, if any, and a table to print."""
+
+    content: dict[str, Any] | None
+    table: str
+
+
+def make_parser(doc: str | None, name: str) -> cli.Parser:
+    """Return the parser of `hsproto NAME` with the flags that all measuring commands have."""
+    parser = cli.Parser(doc, prog=f"hsproto {name}")
+    cli.add_run_flags(parser)
+    processes.add_flags(parser)
+    return parser
+
+
+def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> int:
+    """Join the processes, measure the run of `args`, write its results and print their table.
+
+    Args:
+      name: of the command.
+      args: the parsed flags of a `make_parser`.
+      measure: called with the opened run and `args`.
+    """
+    processes.join(args)
+    with processes.exit_if_process_lost():
+        results = measure(TrainedRun(args.workdir, args.checkpoint), args)
+    if results.content is not None:
+        write_results(args.workdir, name, results.content)
+    processes.log_main(results.table)
+    return 0
+
+
+def write_results(workdir: str, name: str, content: dict[str, Any]) -> None:
+    """Write WORKDIR/NAME.json, in the main process."""
+    if processes.is_main():
+        measurements.write(workdir, name, content)
+
+
+def run_name(workdir: str) -> str:
+    """Return the name of the run in a workdir: that of its folder."""
+    return os.path.basename(os.path.normpath(workdir))
