@@ -162,7 +162,8 @@ class PerAnchor:
     )
     __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
     __pow__ = __rpow__ = __neg__ = __pos__ = __abs__ = __round__ = _refuse
-    __lt__ = __le__ = __gt__ = __ge__ = __getitem__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __getitem__ = _refuse
+    __hash__ = object.__hash__
     __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
     __array__ = __jax_array__ = __array_ufunc__ = _refuse
 
