@@ -45,10 +45,12 @@ class MetricsWriter:
         self, workdir: str | os.PathLike, step: int = 0, tensorboard: bool = False, active=True
     ):
         self._file = self._events = None
+        self._evaluated = set()
         if not active:
             return
         path = os.path.join(workdir, "metrics.jsonl")
         earlier = [record for record in read_metrics(path) if record["step"] <= step]
+        self._evaluated = {r["step"] for r in earlier if any("/" in name for name in r)}
         write_text(path, "".join(to_json(record) + "\n" for record in earlier))
         self._file = open(path, "a")
         self._events = _event_writer(workdir, step) if tensorboard else None
@@ -58,6 +60,10 @@ class MetricsWriter:
 
     def __exit__(self, *_):
         self.close()
+
+    def has_evaluation(self, step: int) -> bool:
+        """Return whether the log held an evaluation of a step when it was opened."""
+        return step in self._evaluated
 
     def write(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line. TensorBoard gets those metrics that are finite."""

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from hsproto import config as config_lib
 from hsproto.data import long_tail
 from hsproto.errors import UserError
-from hsproto.parallel.processes import Preemption, log_main
+from hsproto.parallel.processes import Preemption, all_processes, log_main
 from hsproto.runs.metrics_log import MetricsWriter
 from hsproto.runs.progress import Progress
 from hsproto.runs.snapshots import SnapshotWriter
@@ -66,17 +66,21 @@ class TrainingLoop:
         Raises:
             NonFiniteLoss: If a loss or gradient is not finite.
         """
-        profile = self._using.profile
+        profile, metrics = self._using.profile, self._using.metrics
         batches = profile.batches(self._using.loader.batches(start, self.total - start))
         unread = evaluation = None
+        # A run that was killed or preempted in an evaluation saved its state before it.
+        if start and self._evaluates(start) and all_processes(not metrics.has_evaluation(start)):
+            evaluation = self._evaluate_and_log(state, start)
         for step, batch in enumerate(batches, start=start + 1):
-            state, metrics = self._step(state, batch)
+            state, measured = self._step(state, batch)
             profile.step(state)
             if unread:
                 self._read(*unread)
-            unread = (step, metrics)
+            unread = (step, measured)
             last, stopping = step == self.total, preemption.reached(step)
-            evaluating = step % self._eval_every == 0 or last
+            # Told to stop, it saves and ends; what the evaluation would write is made on resuming.
+            evaluating = self._evaluates(step) and (last or not stopping)
             saving = step % self._save_every == 0 or last or stopping
             if evaluating or saving:
                 # A state is evaluated or saved only once its own loss is known to be finite.
@@ -84,10 +88,11 @@ class TrainingLoop:
                 unread = None
                 self.progress.pause()
                 profile.pause(state)
-                if evaluating:
-                    evaluation = self._evaluate_and_log(state, step)
+                # Saved first: an evaluation may fail, or be cut short.
                 if saving:
                     self._using.checkpoints.save(step, state)
+                if evaluating:
+                    evaluation = self._evaluate_and_log(state, step)
                 self.progress.start()
                 profile.resume()
             if stopping and not last:
@@ -97,6 +102,9 @@ class TrainingLoop:
         self._using.checkpoints.wait()
         # No step was left if the run was killed between its last checkpoint and its summary.
         return evaluation or self._evaluate(state, self.total)
+
+    def _evaluates(self, step):
+        return step % self._eval_every == 0 or step == self.total
 
     def _read(self, step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}

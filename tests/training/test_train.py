@@ -118,6 +118,29 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
 
 
+def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
+    """The state is saved first; the next start makes the evaluation that is missing."""
+    config = tiny_config(argument="checkpoint_every_epochs=1")
+    train.train(config, tmp_path / "whole")
+    evaluate, calls = evaluator.Evaluator.evaluate, []
+
+    def failing(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 2:
+            raise MemoryError("out of memory")
+        return evaluate(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluator.Evaluator, "evaluate", failing)
+        with pytest.raises(MemoryError):
+            train.train(config, tmp_path / "failed")
+    steps = [int(p.name) for p in (tmp_path / "failed" / "checkpoints").iterdir()]
+    evaluated = [r["step"] for r in outcome(tmp_path / "whole")[0] if "test/accuracy" in r]
+    assert max(steps) == evaluated[1]
+    train.train(config, tmp_path / "failed")
+    assert outcome(tmp_path / "failed") == outcome(tmp_path / "whole")
+
+
 def start(arguments, environment):
     return subprocess.Popen(
         [sys.executable, "-m", "hsproto.train", *arguments],
