@@ -219,7 +219,7 @@ def classes(comparison: Comparison) -> "Figure | None":
         place += together * 0.11 * (number - (len(by_loss) - 1) / 2)
         some = np.isfinite(values).any(axis=0)
         values, place = values[:, some], place[some]
-        mean, low, high = (of(values, axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
+        mean, low, high = (reduce(values, axis=0) for reduce in (np.nanmean, np.nanmin, np.nanmax))
         axis.errorbar(
             place, mean, (mean - low, high - mean), color=method.color, marker=method.marker,
             markersize=5, linewidth=0.8, elinewidth=1.2,
