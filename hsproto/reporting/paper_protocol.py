@@ -12,12 +12,16 @@ from hsproto.reporting.table import format_value, natural_key
 from hsproto.runs import run as run_lib
 from hsproto.runs.run import Run, imbalance_factor
 
-_CIFAR = dict(backbone=("resnet18",), image_size=(32,), num_examples=(50_000,), epochs=(1000.0,))
+_CIFAR: dict[str, tuple] = dict(
+    backbone=("resnet18",), image_size=(32,), num_examples=(50_000,), epochs=(1000.0,)
+)
 _CIFAR |= dict(batch_size=(512,), temperature=paper_results.TEMPERATURES, embedding=("pooled",))
-_IMAGENET = dict(backbone=("resnet50",), image_size=(224,), epochs=(500.0,), embedding=("pooled",))
+_IMAGENET: dict[str, tuple] = dict(
+    backbone=("resnet50",), image_size=(224,), epochs=(500.0,), embedding=("pooled",)
+)
 _RESNETS = ("resnet50", "resnet101", "resnet152")
 # The paper's protocol (appendix E) by data set: the values it has of each key.
-PROTOCOLS = {
+PROTOCOLS: dict[str, dict[str, tuple]] = {
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
     "imagenet100": _IMAGENET | dict(backbone=_RESNETS, batch_size=(1024,), temperature=(0.2,)),
