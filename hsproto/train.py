@@ -1,8 +1,8 @@
-"""Train a network on the hypersphere, from a config to a table of accuracy and geometry.
+"""Train a network on the hypersphere: from a config to a table of accuracy and geometry.
 
   hsproto train --config=configs/digits.py --workdir=runs/digits
 
-The same command resumes a run that was stopped.
+The same command resumes a stopped run.
 """
 
 import sys
@@ -16,6 +16,7 @@ import argparse
 import os
 
 import jax
+from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.data import load as load_lib
@@ -27,49 +28,49 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel import processes
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
+from hsproto.runs import config_file
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.files import write_text
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
-from hsproto.training.loop import TrainingLoop
+from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
 
 
-def train(config, workdir, profile_steps=0):
-    """Runs or resumes `config` in `workdir`; returns the summary, or None when told to stop.
+def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
+    """Start or resume the run of `config` in `workdir`.
 
-    Of `profile_steps` steps a profile is made (`hsproto.training.profiler`). Raises UserError on
-    what the user can mend, before any training, and NonFiniteLoss.
+    Args:
+        config: The run's config.
+        workdir: The run's folder.
+        profile_steps: Steps to profile (`hsproto.training.profiler`); 0: none.
+
+    Returns:
+        The run's summary, or None if it was stopped (`parallel.processes.Preemption`).
+
+    Raises:
+        UserError: Before any training, for what the user can fix.
+        NonFiniteLoss: If training diverges.
     """
-    config_lib.validate(config)
-    if config.tensorboard:
-        check_tensorboard()
     mesh = mesh_lib.make_mesh()
-    key = "batch_size" if config.microbatches == 1 else "batch_size / microbatches"
-    mesh_lib.check_divisible(key, config.batch_size // config.microbatches, mesh)
-    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
-    architecture.validate(config)
+    _check(config, mesh)
     earlier = _claim(workdir, config)
     splits = load_lib.load_splits(config)
     config = load_lib.resolve(config, splits, earlier)
     architecture.validate(config, config.num_classes)
-    _describe(config, workdir, mesh)
+    _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
         return summary
-    sampler.make(splits.train, config)  # which refuses what cannot be drawn
-    feeds = Loaders(
-        loader.open_loader(splits.train, config, mesh),
-        loader.open_loader(splits.test, config, mesh),
-    )
-    # Only now: input that is refused must not claim the workdir for a config that cannot run.
+    sampler.make(splits.train, config)  # which rejects what cannot be sampled
+    loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
+    # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
-        write_text(os.path.join(workdir, "config.json"), config_lib.to_json(config))
+        config_file.write(workdir, config)
 
     with (
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
-        processes.Preemption() as stop,
+        processes.Preemption() as preemption,
     ):
         restored = checkpoints.restore(state_lib.abstract(config, mesh))
         if restored is None:
@@ -77,16 +78,17 @@ def train(config, workdir, profile_steps=0):
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
-        evaluator = Evaluator(config, feeds, mesh)
+        evaluator = Evaluator(config, loaders, mesh)
         with (
-            MetricsWriter(workdir, start, config.tensorboard, processes.is_main()) as writer,
+            MetricsWriter(workdir, start, config.tensorboard, processes.is_main()) as metrics,
             Profile(workdir, profile_steps, log_main) as profile,
         ):
             snapshots = SnapshotWriter(workdir, start, splits.test, processes.is_main())
-            loop = TrainingLoop(
-                config, mesh, feeds.train, evaluator, checkpoints, writer, snapshots, profile
+            collaborators = Collaborators(
+                loaders.train, evaluator, checkpoints, metrics, snapshots, profile
             )
-            evaluation = loop.run(state, start, stop)
+            loop = TrainingLoop(config, mesh, collaborators)
+            evaluation = loop.run(state, start, preemption)
         if evaluation is None:
             return None
     summary = summary_lib.summarize(
@@ -99,8 +101,19 @@ def train(config, workdir, profile_steps=0):
     return summary
 
 
+def _check(config, mesh):
+    """Check what needs no data."""
+    config_lib.validate(config)
+    if config.tensorboard:
+        check_tensorboard()
+    key = "batch_size" if config.microbatches == 1 else "batch_size / microbatches"
+    mesh_lib.check_divisible(key, config.batch_size // config.microbatches, mesh)
+    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh)
+    architecture.validate(config)
+
+
 def _finished(workdir, config):
-    """The summary of a run that is finished, with its pictures; None of another one."""
+    """Return the summary of a finished run, drawing missing figures; None if it is not finished."""
     if not os.path.exists(os.path.join(workdir, "summary.json")):
         return None
     summary = summary_lib.read_summary(workdir)
@@ -113,45 +126,48 @@ def _finished(workdir, config):
 
 
 def _claim(workdir, config):
-    """Makes `workdir`; the config of the run that it holds, or None.
+    """Create `workdir`; return the config of the run that it holds, or None.
 
-    Raises UserError where it is unwritable or holds another config's run.
+    Raises UserError if it is not writable, not shared by all processes, or holds another run.
     """
     if os.path.isfile(workdir):
         raise UserError(f"--workdir={workdir} is a file; name a folder")
-    mine = os.path.join(workdir, f".process_{jax.process_index()}")
+    mark = os.path.join(workdir, f".process_{jax.process_index()}")
     try:
         os.makedirs(workdir, exist_ok=True)
-        with open(mine, "w"):
+        with open(mark, "w"):
             pass
         processes.barrier("claimed")
         count = jax.process_count()
         seen = sum(os.path.exists(os.path.join(workdir, f".process_{i}")) for i in range(count))
         processes.barrier("seen")
-        os.remove(mine)
+        os.remove(mark)
     except OSError as error:
         raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
     if seen < count:
         raise UserError(
-            f"--workdir={workdir} is not one folder for all {count} processes: process "
+            f"--workdir={workdir} must be the same folder for all {count} processes: process "
             f"{jax.process_index()} sees the files of {seen}"
         )
-    path = os.path.join(workdir, "config.json")
-    if not os.path.exists(path):
-        return None
-    with open(path, "rb") as file:
-        earlier = config_lib.from_json(file.read())
-    # What was filled in from the data then is compared when the data are there; not before.
-    filled = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
-    filled += ["crop_on"] if config.crop_on == "auto" else []
-    changed = [k for k in config_lib.differences(config, earlier) if k not in filled]
-    if changed:
-        told = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
-        raise UserError(f"--workdir={workdir} holds a run of another config ({told}); take another")
+    earlier = config_file.read(workdir)
+    if earlier is not None:
+        _check_same_run(workdir, config, earlier)
     return earlier
 
 
-def _describe(config, workdir, mesh):
+def _check_same_run(workdir, config, earlier):
+    # Values that come from the data are compared once the data are read.
+    from_data = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
+    from_data += ["crop_on"] if config.crop_on == "auto" else []
+    changed = [k for k in config_lib.differences(config, earlier) if k not in from_data]
+    if changed:
+        values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
+        raise UserError(
+            f"--workdir={workdir} holds a run of another config ({values}); use another workdir"
+        )
+
+
+def _log_run(config, workdir, mesh):
     device = mesh.devices.flat[0]
     log_main(
         f"{config.dataset}: {config.num_examples} training images of {config.num_classes} classes; "
@@ -160,18 +176,21 @@ def _describe(config, workdir, mesh):
     )
 
 
-def _steps(text):
+def _positive_integer(text):
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of steps, as 20")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a positive integer, e.g. 20")
     return int(text)
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
+    """Run `hsproto train` and return its exit status."""
     parser = cli.Parser(__doc__, prog="hsproto train")
-    parser.add_argument("--workdir", required=True, help="where the run lives; resumed if it does")
     parser.add_argument(
-        "--profile", type=_steps, nargs="?", const=20, default=0, metavar="STEPS",
-        help="trace so many steps (default 20) and tell how long they waited for input",
+        "--workdir", required=True, help="the run's folder; if it holds a run, resume it"
+    )
+    parser.add_argument(
+        "--profile", type=_positive_integer, nargs="?", const=20, default=0, metavar="STEPS",
+        help="trace that many steps (default 20) and print how long they waited for input",
     )  # fmt: skip
     processes.add_flags(parser)
     args, config = parser.parse_with_config(argv)

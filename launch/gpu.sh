@@ -4,8 +4,8 @@
 #   launch/gpu.sh [--dry-run] [--tries=N] --config=configs/cifar.py:loss=nonl --workdir=runs/cifar
 #
 # All flags but --dry-run and --tries go to `hsproto train`. What another try would meet
-# again (status 2) ends it at once. SIGTERM and Ctrl-C let the run save and end. CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: .venv's where
-# there is one).
+# again (status 2) ends it at once. SIGTERM and Ctrl-C let the run save and end.
+# CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: that of .venv, if there is one).
 set -u
 
 tries=5 dry=false flags=()

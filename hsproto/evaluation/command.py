@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hsproto import cli
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
-from hsproto.runs.files import to_json, write_text
+from hsproto.runs import measurements
 
 
 class Results(NamedTuple):
@@ -42,15 +42,10 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
     return 0
 
 
-def results_path(workdir: str, name: str) -> str:
-    """Return the path of the results of a command."""
-    return os.path.join(workdir, f"{name}.json")
-
-
 def write_results(workdir: str, name: str, content: dict[str, Any]) -> None:
     """Write WORKDIR/NAME.json, in the main process."""
     if processes.is_main():
-        write_text(results_path(workdir, name), to_json(content, indent=1))
+        measurements.write(workdir, name, content)
 
 
 def run_name(workdir: str) -> str:

@@ -34,6 +34,7 @@ from hsproto.errors import UserError, one_line
 from hsproto.evaluation import command
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
+from hsproto.runs import measurements
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.progress import ItemProgress
 
@@ -271,7 +272,7 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
     class_names = run.splits.train.class_names
     corrupted = CorruptedSet(args.corrupted, run.config, class_names, args.layout)
     names = _select_corruptions(args.corruptions, corrupted.names)
-    results = _read_results(command.results_path(args.workdir, "robustness"))
+    results = _read_results(measurements.path(args.workdir, "robustness"))
     key = os.path.abspath(args.corrupted)
     earlier = results.get(key, {})
     errors = earlier.get("errors", {}) if earlier.get("step") == run.step else {}

@@ -1,7 +1,6 @@
 """A finished run as a classifier: its data, the features of any images, and the logits it gives."""
 
 import functools
-import os
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.state import TrainState, abstract
@@ -114,11 +114,9 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
     Raises:
       UserError: `workdir` holds no run, or no such state.
     """
-    path = os.path.join(workdir, "config.json")
-    if not os.path.isfile(path):
+    config = config_file.read(workdir)
+    if config is None:
         raise UserError(f"--workdir={workdir}: no run there (no config.json)")
-    with open(path, "rb") as file:
-        config = config_lib.from_json(file.read())
     # Replicated: the rows of a queue need not be divisible by the devices that only read the run.
     replicated = mesh_lib.replicated(mesh)
     state = jax.tree.map(

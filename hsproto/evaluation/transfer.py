@@ -40,6 +40,7 @@ from hsproto.evaluation.logistic_regression import LogisticRegression
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel import processes
+from hsproto.runs import measurements
 from hsproto.runs.files import to_json
 from hsproto.runs.progress import ItemProgress
 
@@ -292,7 +293,7 @@ def _read_earlier(path):
 
 def transfer(run: TrainedRun, args: Any) -> command.Results:
     """Transfer a run to the data sets of the flags, but for those that are finished."""
-    earlier = _read_earlier(command.results_path(args.workdir, "transfer"))
+    earlier = _read_earlier(measurements.path(args.workdir, "transfer"))
     # All are opened before any is worked on, so that what is missing is reported at once.
     pending, results = {}, {}
     for name in filter(None, args.datasets.split(",")):

@@ -130,8 +130,8 @@ class Preemption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def at(self, step):
-        """Whether to save and end now that `step` is done; to be asked at every step."""
+    def reached(self, step: int) -> bool:
+        """Return whether to save and end after `step`; must be called at every step."""
         if self._many:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested

@@ -75,7 +75,7 @@ def stays_from(
 def sizes(config: Mapping[str, Any]) -> tuple[int, int, float]:
     """Return the number of classes, the dimensions and the images per class of a run's config."""
     # Not config.from_json: keys of a newer version do no harm here.
-    settings = SimpleNamespace(**config_lib.complete(config))
+    settings = SimpleNamespace(**config_lib.with_defaults(config))
     classes = settings.num_classes
     return classes, architecture.output_dim(settings), settings.num_examples / max(classes, 1)
 

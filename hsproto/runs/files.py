@@ -1,34 +1,43 @@
-"""What a run writes while it goes: metrics.jsonl, TensorBoard events, progress lines."""
+"""Files of a workdir: written whole or not at all, and JSON that is checked as it is read."""
 
 import json
 import math
 import os
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
 
 from hsproto.errors import UserError
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[str], None]) -> None:
-    """Write a file as a whole or not at all: `write` is called with a temporary path beside it."""
+def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
+    """Replace a file by what `write(temporary_path)` writes: whole, or not at all if it fails."""
     temporary = f"{path}.tmp"
     write(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file as a whole or not at all."""
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Replace a file by a text, whole or not at all."""
+    write_atomically(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+
+
+def write_npz(path: str | os.PathLike, arrays: Mapping[str, Any], compressed: bool = False) -> None:
+    """Replace an npz file by arrays, whole or not at all."""
 
     def write(temporary):
-        with open(temporary, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with open(temporary, "wb") as file:  # NumPy would append .npz to a path
+            (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
     write_atomically(path, write)
 
 
-def to_json(value, **kwargs):
-    """JSON in which what is not a finite number is null, as strict readers ask for."""
+def to_json(value: Any, **kwargs: Any) -> str:
+    """Return strict JSON, in which numbers that are not finite are null."""
     return json.dumps(_finite(value), allow_nan=False, **kwargs)
 
 
@@ -42,46 +51,50 @@ def _finite(value):
     return value
 
 
-def is_number(value):
-    """Whether a value of a file is a number, be it finite or not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def read_json(path: str | os.PathLike) -> dict:
+    """Return the JSON object in a file. Raise UserError if there is none."""
+    with open(path) as file:
+        try:
+            content = json.load(file)
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error})") from None
+    return content
 
 
-def is_type(value, kind):
+def is_number(value: Any) -> bool:
+    """Return whether a value from a file is a number, finite or not."""
+    return is_type(value, int | float)
+
+
+def is_type(value: Any, kind: Any) -> bool:
+    """Return whether a value from a file is of a type, of which bool is no int."""
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def check_types(path, found, kinds):
-    """Raises UserError where an object lacks a key of `kinds` or has it of another type."""
-    for key, kind in kinds.items():
-        if key not in found:
+_TYPE_NAMES = {str: "text", int: "a whole number", dict: "an object"}
+
+
+def check_types(path: str | os.PathLike, content: dict, types: Mapping[str, type]) -> None:
+    """Raise UserError if an object of a file lacks a key of `types` or has another type for it."""
+    for key, kind in types.items():
+        if key not in content:
             raise UserError(f"{path} is damaged (no {key!r})")
-        if not is_type(found[key], kind):
-            raise UserError(f"{path} is damaged ({key!r} is no {_WORDS[kind]})")
+        if not is_type(content[key], kind):
+            raise UserError(f"{path} is damaged ({key!r} is not {_TYPE_NAMES[kind]})")
 
 
-_WORDS = {str: "text", int: "whole number", dict: "object"}
-
-
-def check_all(path, found, place, holds):
-    """Raises UserError where a value that is at a place of a file, as a/*/b, is another one."""
+def check_all(
+    path: str | os.PathLike, content: dict, place: str, holds: Callable[[Any], bool]
+) -> None:
+    """Raise UserError unless all values at a place of a file, e.g. a/*/b, fulfill `holds`."""
     *outer, last = place.split("/")
-    at = [found]
+    objects = [content]
     for part in outer:
-        inside = [value for each in at for key, value in each.items() if part in ("*", key)]
-        at = [value for value in inside if isinstance(value, dict)]
-    for each in at:
+        inner = [value for each in objects for key, value in each.items() if part in ("*", key)]
+        objects = [value for value in inner if isinstance(value, dict)]
+    for each in objects:
         for key, value in each.items():
             if last in ("*", key) and not holds(value):
-                raise UserError(f"{path} is damaged ({key!r} is not what belongs there)")
-
-
-def read_json(path):
-    with open(path) as file:
-        try:
-            found = json.load(file)
-            if not isinstance(found, dict):
-                raise ValueError("no JSON object")
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error})") from None
-    return found
+                raise UserError(f"{path} is damaged (unexpected value of {key!r})")

@@ -4,15 +4,16 @@ import importlib.util
 import json
 import math
 import os
+from typing import Any
 
 from hsproto.errors import UserError
 from hsproto.runs.files import to_json, write_text
 
 
-def parse_metrics(path):
-    """(objects, number of broken lines) of a metrics.jsonl; a missing file has none of either.
+def parse_metrics(path: str | os.PathLike) -> tuple[list[dict], int]:
+    """Return the objects of a metrics.jsonl, one per line, and the number of broken lines.
 
-    A run that is killed while it writes leaves a broken line.
+    A run that is killed as it writes leaves a broken line. A missing file has no lines.
     """
     records, broken = [], 0
     if os.path.exists(path):
@@ -29,24 +30,26 @@ def parse_metrics(path):
     return records, broken
 
 
-def read_metrics(path):
-    """The objects of a metrics.jsonl, broken lines passed over."""
+def read_metrics(path: str | os.PathLike) -> list[dict]:
+    """Return the objects of a metrics.jsonl, ignoring broken lines."""
     return parse_metrics(path)[0]
 
 
 class MetricsWriter:
-    """Appends to `workdir`/metrics.jsonl; lines beyond `step`, of a killed run, are dropped.
+    """Appends to `workdir`/metrics.jsonl, whose lines after `step`, of a killed run, it drops.
 
-    Of several processes one is `active`; the others write nothing.
+    Only one process of a run is `active`; the others write nothing.
     """
 
-    def __init__(self, workdir, step=0, tensorboard=False, active=True):
+    def __init__(
+        self, workdir: str | os.PathLike, step: int = 0, tensorboard: bool = False, active=True
+    ):
         self._file = self._events = None
         if not active:
             return
         path = os.path.join(workdir, "metrics.jsonl")
-        kept = [r for r in read_metrics(path) if r["step"] <= step]
-        write_text(path, "".join(to_json(r) + "\n" for r in kept))
+        earlier = [record for record in read_metrics(path) if record["step"] <= step]
+        write_text(path, "".join(to_json(record) + "\n" for record in earlier))
         self._file = open(path, "a")
         self._events = _event_writer(workdir, step) if tensorboard else None
 
@@ -56,7 +59,8 @@ class MetricsWriter:
     def __exit__(self, *_):
         self.close()
 
-    def write(self, step, metrics):
+    def write(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append one line. TensorBoard gets those metrics that are finite."""
         if not self._file:
             return
         self._file.write(to_json({"step": step, **metrics}) + "\n")
@@ -66,15 +70,15 @@ class MetricsWriter:
                 if value is not None and math.isfinite(value):
                     self._events.add_scalar(name, value, step)
 
-    def close(self):
+    def close(self) -> None:
         if self._file:
             self._file.close()
         if self._events:
             self._events.close()
 
 
-def check_tensorboard():
-    """Raises UserError where the optional package is missing."""
+def check_tensorboard() -> None:
+    """Raise UserError if the optional package is missing."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise UserError("tensorboard=true needs tensorboardX: pip install 'hsproto[tensorboard]'")
 

@@ -1,58 +1,56 @@
-"""Snapshots of a run in training: the features of a fixed few test images, at each evaluation.
+"""Snapshots of training: the features of a few fixed test images, at each evaluation.
 
-WORKDIR/snapshots/points.npz says of P images which they are:
+WORKDIR/snapshots/points.npz describes the P images:
 
-    rows int32 [P]       their places in the test set, as the run sees it
+    rows int32 [P]              their indices in the run's test set
     labels int32 [P]
-    images uint8 [P, H, W, C]   at most 64 pixels a side, shrunk where they are larger
+    images uint8 [P, H, W, C]   at most 64 pixels per side, shrunk if larger
     class_names [K]
 
-WORKDIR/snapshots/<step, 8 digits>.npz holds what an evaluation found:
+WORKDIR/snapshots/<step, 8 digits>.npz holds the result of an evaluation:
 
-    features [P, D]      of the length that they have; of SCL what its head gives
-    predicted int32 [P]  by the run's classifier
-    classes int32 [C]    the classes that are shown; the rows below are theirs
-    prototypes float32 [C, D]   those that predict, of the length that they have
+    features [P, D]             not normalized; the projection head's output if there is one
+    predicted int32 [P]         by the run's classifier
+    classes int32 [C]           the classes of the P images, to which the rows below belong
+    prototypes float32 [C, D]   of the classifier, not normalized
     means float32 [C, D]        directions of the training set's class means
-    bias float32 [C]     of classifiers that have one
+    bias float32 [C]            if the classifier has one
 
-Files are whole or not there. The features are those of the evaluation
-itself: nothing passes the network twice.
+Files are written whole or not at all. The features are those of the evaluation itself: no image
+passes the network twice.
 
-A file takes about 4 D (P + 2 C) bytes, beyond 64 dimensions half of that for the features: 43 KB of
-the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. That of the digits takes 2 ms, all of a
-run's 0.2 % of its time. The config's `snapshot_points` is the largest P; 0 writes nothing.
+A file takes about 4 D (P + 2 C) bytes, with features of half the size beyond 64 dimensions: 43 KB
+for the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. Writing it takes 2 ms for the digits,
+0.2 % of the run's time in all. The config's `snapshot_points` is the largest P; 0 writes nothing.
 """
 
-import io
 import os
 import re
 import warnings
 import zipfile
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from hsproto.errors import one_line
+from hsproto.runs.files import write_npz
 
-# More are not told apart by their colours, nor read in a picture.
-MAX_CLASSES = 30
+MAX_CLASSES = 30  # more could be distinguished neither by color nor in a figure
 MAX_SIDE = 64  # pixels
 
-# Half precision is for files of a size that counts, and for what lies well within its range.
+# Features of more dimensions are stored in half precision, if none is larger than this.
 _HALF_DIMS, _HALF_LARGEST = 64, 2.0**15
 
 POINTS = ("rows", "labels", "images", "class_names")
-
+_STEP_ARRAYS = ("features", "predicted", "classes", "prototypes", "means")
 _STEP_FILE = re.compile(r"(\d{8,})\.npz")
 
 
 class Snapshot(NamedTuple):
-    """What an evaluation found of the images that are watched; arrays on the host, as above.
-
-    `bias` is None of classifiers without.
-    """
+    """The result of an evaluation on the chosen images: host arrays, as in the module docstring."""
 
     rows: np.ndarray
     labels: np.ndarray
@@ -64,65 +62,67 @@ class Snapshot(NamedTuple):
     bias: np.ndarray | None = None
 
 
-def choose(labels, count):
-    """(rows int32 [P], classes int32 [C]): which images of a test set are watched.
+def choose(labels: ArrayLike, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the images of a test set whose features are stored.
 
-    labels: int [N], negative ones never chosen. Of more than MAX_CLASSES classes that many are
-    shown, spread over the classes' numbers from the first to the last: of ImageNet, whose order is
-    that of its tree, not only fish and birds; of a long tail, head and tail. Each gives the same
-    number of images, or all where it has fewer, spread over its rows; together at most `count`.
-    Rows are in the order of their classes. The same labels give the same rows.
+    Of more than MAX_CLASSES classes that many are chosen, evenly spaced from the first to the last:
+    so ImageNet, which is ordered by its tree, is not represented by fish and birds alone, and a
+    long tail by its head and its tail. All chosen classes have the same number of images, or all
+    of theirs if they have fewer, evenly spaced.
+
+    Args:
+        labels: int [N]; negative ones are never chosen.
+        count: The largest number of images.
+
+    Returns:
+        Rows int32 [P], ordered by class, and classes int32 [C]. Equal labels give equal rows.
     """
     labels = np.asarray(labels)
-    present = np.unique(labels[labels >= 0])
-    classes = present[_spread(len(present), min(len(present), MAX_CLASSES, count))]
+    known = np.unique(labels[labels >= 0])
+    classes = known[_spread(len(known), min(len(known), MAX_CLASSES, count))]
     members = [np.flatnonzero(labels == label) for label in classes]
-    # Round after round each class gives an image, as long as it has one.
+    # In each round every class gives an image, as long as it has any left.
     rounds = np.concatenate([np.arange(len(rows)) for rows in members])
     owners = np.repeat(np.arange(len(classes)), [len(rows) for rows in members])
-    given = owners[np.argsort(rounds, kind="stable")[:count]]
-    numbers = np.bincount(given, minlength=len(classes))
-    pairs = zip(members, numbers, strict=True)
-    chosen = np.concatenate([rows[_spread(len(rows), number)] for rows, number in pairs])
+    chosen_owners = owners[np.argsort(rounds, kind="stable")[:count]]
+    sizes = np.bincount(chosen_owners, minlength=len(classes))
+    pairs = zip(members, sizes, strict=True)
+    chosen = np.concatenate([rows[_spread(len(rows), size)] for rows, size in pairs])
     return chosen.astype(np.int32), classes.astype(np.int32)
 
 
 def _spread(length, count):
-    """`count` of the places 0..length-1, the first and the last among them."""
+    """`count` evenly spaced indices in 0..length-1, including the first and the last."""
     return np.arange(count) * (length - 1) // max(count - 1, 1)
 
 
 class SnapshotWriter:
-    """Writes the snapshots of a run whose test images are `source`.
+    """Writes the snapshots of a run whose test set is `source`.
 
-    Those beyond `step`, of a killed run, are dropped, and all of them where other images are
-    watched from now on. Of several processes one is `active`; the others write nothing.
+    Removes those after `step`, of a killed run, and all if other images are chosen from now on.
+    Only one process of a run is `active`; the others write nothing.
     """
 
-    def __init__(self, workdir, step, source, active=True):
-        self._folder, self._source, self._active = folder(workdir), source, active
+    def __init__(self, workdir: str, step: int, source: Any, active: bool = True):
+        self._workdir, self._source, self._active = workdir, source, active
         if active:
-            for found, path in step_files(workdir):
-                if found > step:
+            for other, path in step_files(workdir):
+                if other > step:
                     os.remove(path)
 
-    def write(self, step, snapshot):
-        """Writes a `Snapshot`, or nothing for None.
-
-        What cannot be written, as to a full disk, is told in a warning and left out.
-        """
+    def write(self, step: int, snapshot: Snapshot | None) -> None:
+        """Write a snapshot, if there is one; only warn if that fails, e.g. on a full disk."""
         if not self._active or snapshot is None:
             return
         try:
-            os.makedirs(self._folder, exist_ok=True)
+            os.makedirs(folder(self._workdir), exist_ok=True)
             self._write_points(snapshot)
-            arrays = snapshot._asdict() | {"features": _compact(snapshot.features)}
-            kept = {
-                name: array
-                for name, array in arrays.items()
-                if name not in ("rows", "labels") and array is not None
-            }
-            _write(os.path.join(self._folder, f"{step:08d}.npz"), np.savez, kept)
+            arrays = {name: getattr(snapshot, name) for name in _STEP_ARRAYS}
+            arrays["features"] = _compact(snapshot.features)
+            if snapshot.bias is not None:
+                arrays["bias"] = snapshot.bias
+            path = os.path.join(folder(self._workdir), f"{step:08d}.npz")
+            write_npz(path, arrays)
         except OSError as error:
             reason = one_line(error, 200)
             warnings.warn(
@@ -131,51 +131,52 @@ class SnapshotWriter:
             )
 
     def _write_points(self, snapshot):
-        path = os.path.join(self._folder, "points.npz")
-        known = load(path, ("rows", "labels"))
-        watched = {"rows": snapshot.rows, "labels": snapshot.labels}
-        if known and all(np.array_equal(known[name], watched[name]) for name in watched):
+        path = os.path.join(folder(self._workdir), "points.npz")
+        earlier = load(path, ("rows", "labels"))
+        points = {"rows": snapshot.rows, "labels": snapshot.labels}
+        if earlier and all(np.array_equal(earlier[name], points[name]) for name in points):
             return
-        for _, other in step_files(os.path.dirname(self._folder)):
+        for _, other in step_files(self._workdir):
             os.remove(other)
-        images = np.stack([shrunk(self._source[int(row)][0]) for row in snapshot.rows])
-        names = np.array(self._source.class_names, str)
-        points = {**watched, "images": images, "class_names": names}
-        _write(path, np.savez_compressed, points)
+        points["images"] = np.stack([shrink(self._source[int(row)][0]) for row in snapshot.rows])
+        points["class_names"] = np.array(self._source.class_names, str)
+        write_npz(path, points, compressed=True)
 
 
-def folder(workdir):
+def folder(workdir: str) -> str:
     return os.path.join(workdir, "snapshots")
 
 
-def step_files(workdir):
-    """(step, path) of the snapshots in a workdir, ascending; none where there are none."""
+def step_files(workdir: str) -> list[tuple[int, str]]:
+    """Return the step and path of each snapshot in a workdir, by ascending step."""
     place = folder(workdir)
     names = os.listdir(place) if os.path.isdir(place) else ()
-    matches = [found for found in map(_STEP_FILE.fullmatch, names) if found]
-    return sorted((int(found[1]), os.path.join(place, found[0])) for found in matches)
+    matches = filter(None, map(_STEP_FILE.fullmatch, names))
+    return sorted((int(match[1]), os.path.join(place, match[0])) for match in matches)
 
 
-def read_points(workdir):
-    """The arrays of points.npz, or None where it is missing or damaged."""
+def read_points(workdir: str) -> dict[str, np.ndarray] | None:
+    """Return the arrays of points.npz, or None if it is missing or damaged."""
     return load(os.path.join(folder(workdir), "points.npz"), POINTS)
 
 
-def load(path, names, optional=()):
-    """{name: array} of an npz file, or None where it is missing, damaged or lacks one of `names`.
+def load(
+    path: str, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray] | None:
+    """Return arrays of an npz file, or None if it is missing, damaged or lacks one of `names`.
 
-    Those of `optional` are there where the file has them.
+    Arrays of `optional` are included if the file has them.
     """
     try:
         with np.load(path) as stored:
-            there = [name for name in optional if name in stored]
-            return {name: stored[name] for name in (*names, *there)}
+            extra = [name for name in optional if name in stored]
+            return {name: stored[name] for name in (*names, *extra)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def shrunk(image):
-    """An image uint8 [H, W, C] of at most MAX_SIDE pixels a side."""
+def shrink(image: np.ndarray) -> np.ndarray:
+    """Return an image uint8 [H, W, C] with at most MAX_SIDE pixels per side."""
     height, width, channels = image.shape
     scale = MAX_SIDE / max(height, width)
     if scale >= 1:
@@ -190,36 +191,25 @@ def _compact(features):
     return features.astype(np.float16 if half else np.float32)
 
 
-def _write(path, save, arrays):
-    content = io.BytesIO()
-    save(content, **arrays)
-    temporary = f"{path}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content.getbuffer())
-    os.replace(temporary, path)
-
-
-_NAMES = ("features", "predicted", "classes", "prototypes", "means")
-
-
 class SnapshotSeries(NamedTuple):
     """The snapshots of a run.
 
-    `points` is a dict of the arrays of points.npz, None where there is none or it is damaged.
-    `steps` is a list of dicts, ascending by "step", with the arrays of a step's file ("bias" only
-    where it is there). `unreadable` counts the files that were passed over.
+    Attributes:
+        points: The arrays of points.npz; None if it is missing or damaged.
+        steps: Per snapshot a dict of its "step" and the arrays of its file, by ascending step.
+        unreadable: The number of files that were skipped.
     """
 
-    points: dict | None
-    steps: list
+    points: dict[str, np.ndarray] | None
+    steps: list[dict[str, Any]]
     unreadable: int
 
 
-def read_series(workdir):
-    """The snapshots in a run's workdir, as `Read`.
+def read_series(workdir: str) -> SnapshotSeries:
+    """Return the snapshots in a run's workdir.
 
-    Passed over and counted are files that are damaged, that do not fit points.npz or hold numbers
-    that are not finite, and those whose dimensions or classes are not the last one's.
+    Skips and counts files that are damaged, that do not match points.npz, that contain numbers that
+    are not finite, or whose dimensions or classes differ from the last file's.
     """
     points = read_points(workdir)
     files = step_files(workdir)
@@ -227,25 +217,25 @@ def read_series(workdir):
         return SnapshotSeries(None, [], len(files))
     steps = []
     for step, path in files:
-        found = load(path, _NAMES, optional=("bias",))
-        if found is not None and _is_whole(found, len(points["rows"])):
-            steps.append({"step": step, **found})
-    steps = [found for found in steps if _is_alike(found, steps[-1])]
+        arrays = load(path, _STEP_ARRAYS, optional=("bias",))
+        if arrays is not None and _is_whole(arrays, len(points["rows"])):
+            steps.append({"step": step, **arrays})
+    steps = [arrays for arrays in steps if _is_alike(arrays, steps[-1])]
     return SnapshotSeries(points, steps, len(files) - len(steps))
 
 
-def _is_whole(found, count):
-    shown, shape = found["classes"].shape, found["features"].shape
-    rows = found["prototypes"], found["means"]
+def _is_whole(arrays, count):
+    classes, shape = arrays["classes"].shape, arrays["features"].shape
+    class_rows = arrays["prototypes"], arrays["means"]
     return (
         len(shape) == 2
-        and found["predicted"].shape == shape[:1] == (count,)
-        and all(array.shape == (*shown, shape[1]) for array in rows)
-        and all(np.all(np.isfinite(array)) for array in (found["features"], *rows))
+        and arrays["predicted"].shape == shape[:1] == (count,)
+        and all(array.shape == (*classes, shape[1]) for array in class_rows)
+        and all(np.all(np.isfinite(array)) for array in (arrays["features"], *class_rows))
     )
 
 
-def _is_alike(found, other):
-    return np.array_equal(found["classes"], other["classes"]) and (
-        found["features"].shape == other["features"].shape
+def _is_alike(arrays, other):
+    return np.array_equal(arrays["classes"], other["classes"]) and (
+        arrays["features"].shape == other["features"].shape
     )

@@ -1,25 +1,36 @@
-"""summary.json and prototypes.npz: written, read and shown as text here."""
+"""summary.json and prototypes.npz: written, read and formatted as text here."""
 
 import datetime
 import importlib.metadata
 import os
 import platform
 import zipfile
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto import geometry
 from hsproto.errors import UserError
 from hsproto.metrics import LONG_TAIL, METRICS, defined, format_number
 from hsproto.models import architecture
-from hsproto.runs import files
-from hsproto.runs.files import check_all, check_types, is_number, read_json
+from hsproto.runs import config_file
+from hsproto.runs.files import (
+    check_all,
+    check_types,
+    is_number,
+    read_json,
+    to_json,
+    write_npz,
+    write_text,
+)
 
 
-def format_table(summary):
-    """Accuracy and geometry of a summary.json's content beside the optimum, as text."""
+def format_table(summary: dict) -> str:
+    """Return accuracy and geometry of a summary.json as a text table, next to the optimum."""
     config = summary["config"]
     at_collapse = optimum(SimpleNamespace(config=config))
     name = f"{config['dataset']}, {config['loss']}, {config['embedding']}, step {summary['step']}"
@@ -33,30 +44,26 @@ def format_table(summary):
     return "\n".join(lines)
 
 
-def format_cell(value):
-    """A metric's value as text nine wide; what is undefined or has no optimum is a dash."""
+def format_cell(value: float | None) -> str:
+    """Return a metric's value as text of nine characters; a dash if it is undefined."""
     return f"{format_number(value):>9}"
 
 
-# What no config of a run lacks, of any version, and what it is.
-CONFIG_TYPES = {"dataset": str, "loss": str, "embedding": str, "seed": int, "num_classes": int}
-
-
-def read_summary(workdir):
-    """The content of a run's summary.json. Raises UserError without one, or of a damaged one."""
+def read_summary(workdir: str) -> dict:
+    """Return a run's summary.json. Raise UserError if it is missing or damaged."""
     path = os.path.join(workdir, "summary.json")
     if not os.path.isfile(path):
         raise UserError(f"{workdir}: no finished run there (no summary.json)")
-    found = read_json(path)
-    check_types(path, found, {"step": int, "test": dict, "train": dict, "config": dict})
-    check_types(path, found["config"], CONFIG_TYPES)
+    summary = read_json(path)
+    check_types(path, summary, {"step": int, "test": dict, "train": dict, "config": dict})
+    check_types(path, summary["config"], config_file.TYPES)
     for place in ("test/*", "train/*"):
-        check_all(path, found, place, lambda value: value is None or is_number(value))
-    return found
+        check_all(path, summary, place, lambda value: value is None or is_number(value))
+    return summary
 
 
-def read_prototypes(workdir):
-    """The arrays of a run's prototypes.npz. Raises UserError where there are none."""
+def read_prototypes(workdir: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a run's prototypes.npz. Raise UserError if it is missing or damaged."""
     path = os.path.join(workdir, "prototypes.npz")
     if not os.path.isfile(path):
         raise UserError(f"{workdir}: no finished run there (no prototypes.npz)")
@@ -67,8 +74,10 @@ def read_prototypes(workdir):
         raise UserError(f"{path} is damaged ({error})") from None
 
 
-def summarize(config, step, evaluation, mesh, images_per_second):
-    """What summary.json holds."""
+def summarize(
+    config: ConfigDict, step: int, evaluation: Any, mesh: Any, images_per_second: float | None
+) -> dict:
+    """Return the content of summary.json for an `evaluation.evaluator.Evaluation`."""
     packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "step": step,
@@ -82,17 +91,15 @@ def summarize(config, step, evaluation, mesh, images_per_second):
     }
 
 
-def write_results(workdir, summary, evaluation, class_names):
-    """Writes prototypes.npz and, last, summary.json."""
-    temporary = os.path.join(workdir, "prototypes.tmp.npz")
-    np.savez(
-        temporary,
-        prototypes=evaluation.prototypes,
-        class_means=evaluation.class_means,
-        class_names=list(class_names),
-    )
-    os.replace(temporary, os.path.join(workdir, "prototypes.npz"))
-    files.write_text(os.path.join(workdir, "summary.json"), files.to_json(summary, indent=1))
+def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Sequence[str]) -> None:
+    """Write prototypes.npz and, last, summary.json, which marks a run as finished."""
+    arrays = {
+        "prototypes": evaluation.prototypes,
+        "class_means": evaluation.class_means,
+        "class_names": list(class_names),
+    }
+    write_npz(os.path.join(workdir, "prototypes.npz"), arrays)
+    write_text(os.path.join(workdir, "summary.json"), to_json(summary, indent=1))
 
 
 def _version(package):
@@ -102,23 +109,23 @@ def _version(package):
         return "not installed"
 
 
-def dimensions(run):
-    """D of what a run's geometry is of, or None where its config names a network unknown here."""
-    settings = SimpleNamespace(**config_lib.complete(run.config))
+def dimensions(run: Any) -> int | None:
+    """Return the D of a run's geometry; None if its network is unknown to this version."""
+    config = SimpleNamespace(**config_lib.with_defaults(run.config))
     try:
-        return architecture.output_dim(settings)
+        return architecture.output_dim(config)
     except (AttributeError, KeyError):
         return None
 
 
-def has_simplex(run):
-    """Whether a run has dimensions enough for its classes to form a simplex."""
+def has_simplex(run: Any) -> bool:
+    """Return whether a run has enough dimensions for its classes to form a simplex."""
     dim = dimensions(run)
     return dim is None or dim >= (run.config.get("num_classes") or 0) - 1
 
 
-def optimum(run):
-    """{measure: its value at collapse, or None}, accuracies among them."""
+def optimum(run: Any) -> dict[str, float | None]:
+    """Return each metric's value at collapse, accuracies included; None if it has none."""
     classes = run.config.get("num_classes") or 0
     if classes < 1:
         return {}

@@ -1,15 +1,23 @@
 """The loop over training steps: log, evaluate, save."""
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.data import long_tail
 from hsproto.errors import UserError
-from hsproto.parallel.processes import log_main
+from hsproto.parallel.processes import Preemption, log_main
+from hsproto.runs.metrics_log import MetricsWriter
 from hsproto.runs.progress import Progress
+from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.training import objective
+from hsproto.training.checkpoint import Checkpoints
+from hsproto.training.profiler import Profile
+from hsproto.training.state import TrainState
 from hsproto.training.step import make_train_step
 
 
@@ -17,96 +25,122 @@ class NonFiniteLoss(UserError):
     """The loss or the gradient of a step is NaN or infinite, and would be so again."""
 
 
-class TrainingLoop:
-    """The loop over steps. The metrics of a step are read when the next one is under way."""
+@dataclasses.dataclass(frozen=True)
+class Collaborators:
+    """Where a loop gets its batches, what evaluates its states, and where its results go.
 
-    def __init__(
-        self, config, mesh, train_feed, evaluator, checkpoints, writer, snapshots, profile
-    ):
+    `loader` is the training set's (`data.loader`). `evaluator.evaluate(variables, snapshot_points)`
+    returns metrics and a snapshot (`evaluation.evaluator`, of which training knows nothing).
+    """
+
+    loader: Any
+    evaluator: Any
+    checkpoints: Checkpoints
+    metrics: MetricsWriter
+    snapshots: SnapshotWriter
+    profile: Profile
+
+
+class TrainingLoop:
+    """The loop over steps. The metrics of a step are read while the next one runs."""
+
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, using: Collaborators):
         self.total = config_lib.total_steps(config)
         self.progress = Progress(self.total, config.batch_size, log_main)
-        self._config, self._feed, self._evaluator = config, train_feed, evaluator
-        self._checkpoints, self._writer, self._profile = checkpoints, writer, profile
-        self._snapshots = snapshots
+        self._config, self._using = config, using
         log_prior = None
         if config.logit_adjustment:
-            log_prior = objective.log_prior(long_tail.class_counts(train_feed.source))
+            log_prior = objective.log_prior(long_tail.class_counts(using.loader.source))
         self._step = make_train_step(config, mesh, log_prior)
         per_epoch = config_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))
 
-    def run(self, state, start, stop):
-        """The evaluation of the last step's state, or None where `stop` came first; it is saved."""
-        batches = self._profile.batches(self._feed.batches(start, self.total - start))
+    def run(self, state: TrainState, start: int, preemption: Preemption) -> Any:
+        """Train from step `start` to the end.
+
+        Returns:
+            The evaluation of the last state, or None after a preemption, at which the state is
+            saved.
+
+        Raises:
+            NonFiniteLoss: If a loss or gradient is not finite.
+        """
+        profile = self._using.profile
+        batches = profile.batches(self._using.loader.batches(start, self.total - start))
         unread = evaluation = None
         for step, batch in enumerate(batches, start=start + 1):
             state, metrics = self._step(state, batch)
-            self._profile.step(state)
+            profile.step(state)
             if unread:
                 self._read(*unread)
             unread = (step, metrics)
-            last, stopping = step == self.total, stop.at(step)
+            last, stopping = step == self.total, preemption.reached(step)
             evaluating = step % self._eval_every == 0 or last
             saving = step % self._save_every == 0 or last or stopping
             if evaluating or saving:
-                # A state is kept or looked at only once its own loss is known to be finite.
+                # A state is evaluated or saved only once its own loss is known to be finite.
                 self._read(*unread)
                 unread = None
                 self.progress.pause()
-                self._profile.pause(state)
+                profile.pause(state)
                 if evaluating:
-                    evaluation = self._evaluate(state, step)
+                    evaluation = self._evaluate_and_log(state, step)
                 if saving:
-                    self._checkpoints.save(step, state)
+                    self._using.checkpoints.save(step, state)
                 self.progress.start()
-                self._profile.resume()
+                profile.resume()
             if stopping and not last:
-                self._checkpoints.wait()
-                kept = self._checkpoints.steps()
-                if step in kept:
-                    log_main(f"stopped at step {step}, saved; the same command resumes")
-                else:
-                    newest = f"step {kept[-1]}" if kept else "the start"
-                    log_main(
-                        f"stopped at step {step}, not saved; the same command resumes at {newest}"
-                    )
+                self._log_stop(step)
                 return None
         self.progress.pause()
-        self._checkpoints.wait()
-        # Nothing was left to do where a run was killed between its last checkpoint and its summary.
-        return evaluation or self._measured(state, self.total)
+        self._using.checkpoints.wait()
+        # No step was left if the run was killed between its last checkpoint and its summary.
+        return evaluation or self._evaluate(state, self.total)
 
     def _read(self, step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(metrics[name]):
-                self._checkpoints.wait()
-                kept = self._checkpoints.steps()
+                saved = self._last_saved()
                 raise NonFiniteLoss(
                     f"the {name.replace('_', ' ')} of step {step} is {metrics[name]}; training "
-                    "stopped. Last good checkpoint: "
-                    f"{f'step {kept[-1]}' if kept else 'none yet'}. A lower base_lr, a higher "
-                    "temperature or a warm-up usually helps"
+                    f"stopped. Last good checkpoint: {f'step {saved}' if saved else 'none yet'}. "
+                    "A lower base_lr, a higher temperature or a warm-up usually helps"
                 )
         if step % self._config.log_every == 0 or step == self.total:
-            self._writer.write(step, metrics)
+            self._using.metrics.write(step, metrics)
         self.progress.step(step, metrics["loss"])
 
-    def _evaluate(self, state, step):
-        found = self._measured(state, step)
+    def _evaluate_and_log(self, state, step):
+        evaluation = self._evaluate(state, step)
         metrics = {
-            f"{split}/{k}": v for split in found.metrics for k, v in found.metrics[split].items()
+            f"{split}/{name}": value
+            for split, values in evaluation.metrics.items()
+            for name, value in values.items()
         }
-        self._writer.write(step, metrics)
+        self._using.metrics.write(step, metrics)
         log_main(
             f"step {step}  test accuracy {metrics['test/accuracy']:.4f}  train accuracy "
             f"{metrics['train/accuracy']:.4f}  train nc1 {metrics['train/nc1']:.3g}"
         )
-        return found
+        return evaluation
 
-    def _measured(self, state, step):
+    def _evaluate(self, state, step):
         count = self._config.snapshot_points
-        found = self._evaluator.evaluate(state.variables, snapshot_points=count)
-        self._snapshots.write(step, found.snapshot)
-        return found
+        evaluation = self._using.evaluator.evaluate(state.variables, snapshot_points=count)
+        self._using.snapshots.write(step, evaluation.snapshot)
+        return evaluation
+
+    def _last_saved(self):
+        """The newest checkpoint's step once all saves are done, or None."""
+        self._using.checkpoints.wait()
+        return max(self._using.checkpoints.steps(), default=None)
+
+    def _log_stop(self, step):
+        saved = self._last_saved()
+        if step == saved:
+            log_main(f"stopped at step {step}, saved; the same command resumes")
+        else:
+            resume = "the start" if saved is None else f"step {saved}"
+            log_main(f"stopped at step {step}, not saved; the same command resumes at {resume}")

@@ -1,55 +1,80 @@
 """The loss of a batch as a configuration asks for it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from hsproto import losses
 from hsproto.errors import UserError
+from hsproto.methods import ENCODER_LOSSES
+
+# What each loss of `hsproto.losses` takes besides features, prototypes and labels.
+_KEYWORDS = {
+    "cross_entropy": ("bias",),
+    "dot_regression": (),
+    "normface": ("temperature", "bias"),
+    "decoupled_normface": ("temperature",),
+    "ntce": ("temperature", "axis_name", "queue"),
+    "nonl": ("temperature", "axis_name", "queue"),
+    "scl": ("temperature", "axis_name", "queue", "block_size"),
+    "prototype_softmax": ("temperature", "axis_name", "num_classes"),
+}
 
 
 def batch_loss(
-    config, outputs, prototypes, bias, labels, axis_name=None, queued=None, log_prior=None
-):
-    """PerAnchor loss of a batch by the config's `loss`, from a model's outputs and classifier.
+    config: ConfigDict,
+    outputs: Any,
+    prototypes: jax.Array | None,
+    bias: jax.Array | None,
+    labels: jax.Array,
+    axis_name: str | None = None,
+    queue: tuple[jax.Array, jax.Array] | None = None,
+    log_prior: ArrayLike | None = None,
+) -> losses.PerAnchor:
+    """Return the loss that `config.loss` names, of a model's outputs and classifier.
 
-    `queued`: (features, labels) of a queue, for those losses that take one. `log_prior` [K], of
-    the classes, is what `config.logit_adjustment` times is added to the logits.
+    Args:
+        config: The run's config.
+        outputs: `models.model.Outputs` of the batch.
+        prototypes: [K, D], or None for losses of the features alone.
+        bias: [K] of a linear head, or None.
+        labels: int [B].
+        axis_name: Mapped axis over which the batch is split, or None.
+        queue: (features, labels) of past batches, for the losses that take them.
+        log_prior: [K] of the classes, for `config.logit_adjustment`, by which it is multiplied.
     """
     if config.logit_adjustment:
         adjustment = config.logit_adjustment * log_prior
         bias = adjustment if bias is None else bias + adjustment
-    if config.loss == "cross_entropy":
-        return losses.cross_entropy(outputs.features, prototypes, labels, bias=bias)
-    if config.loss == "dot_regression":
-        if config.balanced_lengths:
-            lengths = balanced_lengths(labels, len(prototypes), axis_name)
-            prototypes = prototypes * lengths[:, None]
-        return losses.dot_regression(outputs.features, prototypes, labels)
-    if config.loss == "normface":
-        return losses.normface(
-            outputs.features, prototypes, labels, temperature=config.temperature, bias=bias
-        )
-    if config.loss == "decoupled_normface":
-        return losses.decoupled_normface(
-            outputs.features, prototypes, labels, temperature=config.temperature
-        )
-    whole = dict(temperature=config.temperature, axis_name=axis_name)
-    if config.loss == "scl":
-        block_size = config.scl_block or None
-        return losses.scl(outputs.projections, labels, block_size=block_size, queue=queued, **whole)
-    if config.loss == "prototype_softmax":
-        return losses.prototype_softmax(
-            outputs.projections, labels, num_classes=config.num_classes, **whole
-        )
-    loss = losses.ntce if config.loss == "ntce" else losses.nonl
-    return loss(outputs.features, prototypes, labels, queue=queued, **whole)
+    if config.balanced_lengths:
+        prototypes = prototypes * balanced_lengths(labels, len(prototypes), axis_name)[:, None]
+    values = {
+        "temperature": config.temperature,
+        "num_classes": config.num_classes,
+        "block_size": config.scl_block or None,
+        "axis_name": axis_name,
+        "queue": queue,
+        "bias": bias,
+    }
+    loss = getattr(losses, config.loss)
+    keywords = {name: values[name] for name in _KEYWORDS[config.loss]}
+    if config.loss in ENCODER_LOSSES:
+        return loss(outputs.projections, labels, **keywords)
+    return loss(outputs.features, prototypes, labels, **keywords)
 
 
-def log_prior(counts):
-    """Log of the classes' shares of the training images, float32 [K], of their `counts` [K].
+def log_prior(counts: ArrayLike) -> np.ndarray:
+    """Return the log of each class's share of the training images, float32 [K].
 
-    Raises UserError where a class has none.
+    Args:
+        counts: Training images per class, [K].
+
+    Raises:
+        UserError: If a class has no image.
     """
     counts = np.asarray(counts, np.float64)
     if not np.all(counts > 0):
@@ -60,12 +85,20 @@ def log_prior(counts):
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
-def balanced_lengths(labels, num_classes, axis_name=None):
-    """Lengths of dot regression's prototypes for a batch, float32 [K]: sqrt((M/K_batch)/n_c).
+def balanced_lengths(
+    labels: jax.Array, num_classes: int, axis_name: str | None = None
+) -> jax.Array:
+    """Return dot regression's prototype lengths for a batch, float32 [K]: sqrt((M/K_batch)/n_c).
 
-    M images of K_batch classes, n_c of class c; of a class without, 1. Every class in the batch
-    then has the same weight in the loss (Yang et al. 2022, for long tails). labels: int [B];
-    axis_name: mapped axis over which the batch is split, or None.
+    The batch has M images of K_batch classes, n_c of class c; classes without images get length 1.
+    Every class of the batch then has the same weight in the loss.
+
+    Args:
+        labels: int [B].
+        num_classes: K.
+        axis_name: Mapped axis over which the batch is split, or None.
+
+    Source: Yang et al. 2022, for long tails.
     """
     counts = jnp.sum(labels[:, None] == jnp.arange(num_classes), axis=0, dtype=jnp.float32)
     if axis_name is not None:

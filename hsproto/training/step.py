@@ -1,18 +1,21 @@
 """The training step: from a state and a batch to the next state, compiled once.
 
-What a step computes is a matter of the config and never of the hardware. The batch is global: its
-negatives and its BatchNorm statistics are those of all rows on all devices, or of `loss_groups` and
-`bn_groups` groups of consecutive rows. Of the features nothing crosses devices but what the losses
-say: sums by class or, for SCL, the outputs of its head.
+What a step computes depends on the config, never on the hardware. The batch is global: negatives
+and BatchNorm statistics are those of all rows on all devices, or of `loss_groups` and `bn_groups`
+groups of consecutive rows. Only what the losses need crosses devices: sums per class or, for SCL,
+the outputs of its head.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.data import augment
@@ -24,27 +27,33 @@ from hsproto.training import queue as queue_lib
 from hsproto.training import state as state_lib
 
 
-def make_train_step(config, mesh, log_prior=None):
-    """The compiled step: (TrainState, {"image", "label"}) -> (TrainState, metrics).
+def make_train_step(
+    config: ConfigDict, mesh: jax.sharding.Mesh, log_prior: ArrayLike | None = None
+) -> Callable[[state_lib.TrainState, dict], tuple[state_lib.TrainState, dict]]:
+    """Return the compiled step: (TrainState, {"image", "label"}) -> (TrainState, metrics).
 
-    `config` is resolved (`load.resolve`). Images are uint8 [batch_size, H, W, C] and labels int
-    [batch_size], global arrays split over the mesh; the state is replicated, and donated. Encoder
-    losses see two augmented views of each image, all others one; where `crop_on` is host, images
-    come as [batch_size, views, H, W, C]. The randomness of a step is a
-    function of (seed, step). Metrics are scalars: loss, gradient_norm, learning_rate, and accuracy
-    on the batch where there is a classifier. `log_prior` [K] is of the classes in the training set,
-    for `logit_adjustment` (`objective.log_prior`).
+    Images are uint8 [batch_size, H, W, C], or [batch_size, views, H, W, C] if `crop_on` is host,
+    and labels int [batch_size]: global arrays split over the mesh. The state is replicated and
+    donated. Encoder losses see two augmented views of each image, all others one. The random
+    numbers of a step are a function of (seed, step). Metrics are scalars: loss, gradient_norm,
+    learning_rate, and, if there is a classifier, accuracy on the batch.
 
-    With n = `microbatches` > 1 images come as [n, batch_size/n, ...] and labels as
-    [n, batch_size/n], split along their second axis. The gradient is the exact one of the loss of
-    the whole batch, with a backbone that sees a microbatch at a time: all are embedded, the loss is
-    differentiated at the embeddings, and a second pass, with the random numbers of the first, takes
-    that to the parameters. BatchNorm statistics are those of each microbatch.
+    With n = `microbatches` > 1, images are [n, batch_size/n, ...] and labels [n, batch_size/n],
+    split along their second axis. The gradient is exactly that of the whole batch's loss, although
+    the backbone sees one microbatch at a time: a first pass embeds all of them, the loss is
+    differentiated with respect to the embeddings, and a second pass with the same random numbers
+    propagates that to the parameters. BatchNorm statistics are those of each microbatch.
+
+    Args:
+        config: The resolved config (`data.load.resolve`).
+        mesh: The devices.
+        log_prior: [K] of the training set's classes, for `logit_adjustment`
+            (`objective.log_prior`).
     """
     model = model_lib.build(config, config.num_classes)
     augmented = augment.make_augment(config)
     per_epoch = config_lib.steps_per_epoch(config)
-    rate, optimiser = optimizer.learning_rate(config, per_epoch), optimizer.sgd(config, per_epoch)
+    rate, sgd = optimizer.learning_rate(config, per_epoch), optimizer.sgd(config, per_epoch)
     views = config_lib.num_views(config)
     split_loss = _make_loss(config, mesh, log_prior)
 
@@ -58,8 +67,7 @@ def make_train_step(config, mesh, log_prior=None):
         def embed(variables, inputs):
             keys, images = inputs
             images = [augmented(keys[:, view], images, view) for view in range(views)]
-            # Views of an image stand beside each other, so that splitting rows over devices moves
-            # none.
+            # Views of an image are adjacent, so that splitting rows over devices moves none.
             images = jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
             return model_lib.forward(model, {**state.variables, **variables}, images, train=True)
 
@@ -79,7 +87,7 @@ def make_train_step(config, mesh, log_prior=None):
         gradients, outputs, metrics, batch_stats = differentiate(
             embed_by, classify, state.params, inputs
         )
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+        updates, opt_state = sgd.update(gradients, state.opt_state, state.params)
         metrics["gradient_norm"] = optax.global_norm(gradients)
         metrics["learning_rate"] = rate(state.step)
         params = optax.apply_updates(state.params, updates)
@@ -108,7 +116,7 @@ def make_train_step(config, mesh, log_prior=None):
 
 
 def _follow(config, embed, average, params, inputs):
-    """(outputs, its next state) of the moving-average encoder on a batch."""
+    """Return the moving-average encoder's outputs on a batch, and its next state."""
     if config.microbatches == 1:
         outputs, batch_stats = embed(average, inputs)
     else:
@@ -120,19 +128,19 @@ def _follow(config, embed, average, params, inputs):
 
 
 def _whole(embed, classify, params, inputs):
-    """(gradients, outputs, metrics, batch_stats) of a batch in one piece."""
+    """Return (gradients, outputs, metrics, batch_stats) of a batch in one piece."""
 
     def loss(params):
         outputs, batch_stats = embed(params, inputs)
         loss, metrics = classify(params, outputs)
         return loss, (outputs, metrics, batch_stats)
 
-    gradients, found = jax.grad(loss, has_aux=True)(params)
-    return gradients, *found
+    gradients, (outputs, metrics, batch_stats) = jax.grad(loss, has_aux=True)(params)
+    return gradients, outputs, metrics, batch_stats
 
 
 def _in_microbatches(embed, classify, params, inputs):
-    """The same of a batch whose microbatches are the leading axis of `inputs`."""
+    """Return the same for a batch whose microbatches are the leading axis of `inputs`."""
     outputs, batch_stats = lax.map(functools.partial(embed, params), inputs)
     (direct, slopes), metrics = jax.grad(classify, argnums=(0, 1), has_aux=True)(params, outputs)
 
@@ -142,26 +150,28 @@ def _in_microbatches(embed, classify, params, inputs):
         return jax.tree.map(jnp.add, gradients, *pull_back(slopes)), None
 
     gradients, _ = lax.scan(add, direct, (inputs, slopes))
-    # Each started from the same running statistics: their mean is those after one step of momentum.
+    # All started from the same running statistics: their mean is one step of momentum.
     batch_stats = jax.tree.map(lambda x: jnp.mean(x, axis=0), batch_stats)
     return gradients, outputs, metrics, batch_stats
 
 
 def _make_loss(config, mesh, log_prior):
-    """f(outputs, prototypes, bias, labels, queue) -> mean loss; microbatches give rows two axes."""
+    """Return f(outputs, prototypes, bias, labels, queue) -> mean loss.
+
+    With microbatches, rows have two axes.
+    """
     if config.loss_groups == 1:
-        # Each device takes its own rows, in its own order: only sums over the batch cross devices.
+        # Each device uses its own rows, in its own order: only sums over the batch cross devices.
         rows = mesh_lib.over_batch(mesh, axis=int(config.microbatches > 1)).spec
 
         def local(outputs, prototypes, bias, labels, queue):
             outputs, labels = jax.tree.map(
                 lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
             )
-            queued = queue_lib.rows(queue)
-            found = objective.batch_loss(
-                config, outputs, prototypes, bias, labels, "data", queued, log_prior
+            loss = objective.batch_loss(
+                config, outputs, prototypes, bias, labels, "data", queue_lib.rows(queue), log_prior
             )
-            return found.mean("data")
+            return loss.mean("data")
 
         whole, queue = PartitionSpec(), queue_lib.layout(config, mesh).spec
         return jax.shard_map(
@@ -169,7 +179,7 @@ def _make_loss(config, mesh, log_prior):
         )
 
     def grouped(outputs, prototypes, bias, labels, queue):
-        del queue  # of a loss of one group alone
+        del queue  # needs loss_groups=1
         groups = jax.tree.map(
             lambda x: x.reshape(config.loss_groups, -1, *x.shape[labels.ndim :]), (outputs, labels)
         )
@@ -186,6 +196,5 @@ def _make_loss(config, mesh, log_prior):
 
 
 def _one_axis(x, axes):
-    """Rows [B, ...], and those of microbatches [n, B/n, ...] in an order that leaves them on their
-    devices."""
+    """Return rows as [B, ...]; those of microbatches [n, B/n, ...] stay on their devices."""
     return x if axes == 1 else jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])

@@ -181,7 +181,7 @@ def test_large_images_are_shrunk(tmp_path, channels):
     SnapshotWriter(tmp_path, 0, Source(224, channels)).write(5, snapshot())
     images = snapshots.read_points(tmp_path)["images"]
     assert images.shape == (3, 64, 64, channels) and images[2, 0, 0, 0] == 2
-    assert snapshots.shrunk(np.zeros((128, 32, channels), np.uint8)).shape == (64, 16, channels)
+    assert snapshots.shrink(np.zeros((128, 32, channels), np.uint8)).shape == (64, 16, channels)
 
 
 @pytest.mark.slow

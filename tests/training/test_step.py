@@ -290,7 +290,7 @@ def test_a_queue_is_the_last_batches_as_further_instances_of_the_loss(loss):
         outputs, _ = model_lib.forward(model, state.variables, images, train=True)
         queued = tuple(map(jnp.concatenate, zip(*past[-2:], strict=True))) if past else None
         expected = objective.batch_loss(
-            config, outputs, *classifier_lib.classifier(state.variables), labels, queued=queued
+            config, outputs, *classifier_lib.classifier(state.variables), labels, queue=queued
         ).mean()
         past.append((outputs.projections, labels))
         state, metrics = one_step(state, batch)
