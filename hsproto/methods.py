@@ -1,23 +1,23 @@
-"""The losses that hsproto trains with, once: names, looks, heads, and what each goes with."""
+"""The table of losses that hsproto trains with: titles, styles, heads, and what each supports."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Method:
-    """A loss, as every other module knows it.
+    """A loss.
 
     Attributes:
-        title: Its name in the paper's words.
-        color: In every figure. Okabe and Ito's colors, which color-blind readers can tell apart,
-            but gray for their yellow: a thin yellow line on white is hard to see.
-        marker: In every figure, as matplotlib names it.
+        title: Its name in tables and figures, the paper's where it has one.
+        color: Its color in every figure. Okabe and Ito's, which color-blind readers can
+            distinguish, but gray in place of yellow, which is hard to see as a thin line on white.
+        marker: Its marker in every figure, as matplotlib names it.
         heads: The classifier heads it can train; the first is the default.
-        encoder: Whether it is a loss of the features alone, whose classifier is fitted afterwards.
-        softmax: Whether it is a softmax over classes, whose logits can be adjusted by the
-            frequencies of the classes.
-        queue: Whether it takes past embeddings beside the batch.
-        temperature: Whether it has one.
+        encoder: Whether it trains the features alone and the classifier is fitted afterwards.
+        softmax: Whether it is a softmax over classes, whose logits can be adjusted by the class
+            frequencies.
+        queue: Whether it can use a queue of past embeddings.
+        temperature: Whether it has a temperature.
         paper_temperature: Whether the paper's protocol states its temperature.
     """
 
@@ -33,11 +33,11 @@ class Method:
 
 
 HEADS = ("prototypes", "etf", "linear", "none")
-# Losses on the sphere have no bias to give a linear head, and dot regression with learnable
-# prototypes is solved by prototypes of length zero.
+# Losses on the sphere have no bias for a linear head. Dot regression has fixed prototypes alone:
+# learnable ones would solve it by their length going to zero.
 _ON_SPHERE = ("prototypes", "etf")
 
-# In the paper's order, then those that it does not compare.
+# In the paper's order, then those that the paper does not compare.
 METHODS = {
     "cross_entropy": Method(
         "CE", "#000000", "o", ("linear", "prototypes", "etf"), softmax=True, temperature=False
@@ -61,5 +61,5 @@ LOSS_HEADS = {name: method.heads for name, method in METHODS.items()}
 
 
 def method_of(loss: str) -> Method:
-    """Return the method of a loss; one that this version does not know goes by its own name."""
+    """Return the method of a loss; an unknown loss has its own name as its title."""
     return METHODS.get(loss) or Method(loss, "#7f7f7f", "x", ())

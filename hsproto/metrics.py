@@ -1,7 +1,7 @@
-"""The metrics that hsproto reports, once: what each means and how it is shown.
+"""The table of metrics that hsproto reports: what each means and how it is shown.
 
-`hsproto.geometry.neural_collapse` computes those of the geometry, `hsproto.geometry.optimum` gives
-their values at collapse.
+`hsproto.geometry.neural_collapse` computes those of the geometry, `hsproto.geometry.optimum` their
+values at collapse.
 """
 
 import math
@@ -14,14 +14,14 @@ class Metric:
     """A metric of a split.
 
     Attributes:
-        meaning: What it is, in a line.
-        title: Its name in figures and on the page; empty where it stands in neither.
-        column: Its name in the report's tables, the paper's where the paper has it.
-        digits: Decimals in the report's tables; None: four, or a power of ten for small values.
+        meaning: What it is, in one line.
+        title: Its name in figures and on the page; empty if it appears in neither.
+        column: Its name in the report's tables, the paper's if it has one.
+        digits: Decimals in the report's tables; None as in `format_number`.
         rises: Whether it rises to its value at collapse; otherwise it falls.
-        log_scale: Whether it falls to 0 over orders of magnitude, best on a log scale.
-        uncollapsed: Its distance from the optimum without any collapse; None: as far as the optimum
-            is from 0.
+        log_scale: Whether it falls to 0 over orders of magnitude, best shown on a log scale.
+        uncollapsed: Its distance from the optimum without any collapse; None: the optimum's
+            distance from 0.
     """
 
     meaning: str
@@ -86,8 +86,8 @@ METRICS = {
     "hdr_centered": Metric("the same of centered prototypes", log_scale=True),
 }  # fmt: skip
 
-# Of imbalanced training sets: accuracies by the number of a class's training images, and with
-# logits adjusted after training. They stand before the others.
+# For imbalanced training sets: accuracies by the number of a class's training images, and with
+# logits adjusted after training. They are listed before the others.
 _SHOTS = {
     "many": "the same, classes of over 100 images",
     "medium": "the same, classes of 20 to 100 images",
@@ -107,8 +107,9 @@ LONG_TAIL = {
     ]
 }
 
-# Where the metrics stand, each in the order of the place.
-# The columns of the geometry table: the paper's Table 3, then what these hide.
+# What the tables and figures show, each in its order.
+# The columns of the geometry table: the paper's Table 3 with class_alignment beside its
+# weight_alignment, then what these do not show.
 TABLE_COLUMNS = (
     "erank_intra", "erank_inter", "erank_weights", "weight_alignment", "class_alignment",
     "instance_alignment", "mir", "hdr", "mir_gap", "nc1", "cosine_prototypes_mean",
@@ -118,7 +119,7 @@ DYNAMICS = (
     "instance_alignment", "weight_alignment", "nc1", "erank_inter", "erank_weights",
     "cosine_prototypes_mean",
 )  # fmt: skip
-# Those whose convergence is measured (paper Table 7).
+# The metrics whose convergence is measured (paper Table 7).
 CONVERGENCE = (
     "instance_alignment", "weight_alignment", "erank_weights", "erank_intra", "erank_inter",
 )  # fmt: skip

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from hsproto import cli
 from hsproto import config as config_lib
@@ -42,19 +43,19 @@ DECAY, TOLERANCE = 0.5, 0.01
 COLLAPSE, BASELINE = "95 % of collapse", "value of the baseline"
 
 
-def weighted_mean(values: Sequence[float], decay: float) -> np.ndarray:
+def weighted_mean(values: ArrayLike, decay: float) -> np.ndarray:
     """Return the exponentially weighted mean [N].
 
     m_0 = x_0, m_t = decay · m_(t-1) + (1 - decay) · x_t.
     """
     means = []
-    for value in values:
+    for value in np.asarray(values):
         means.append(value if not means else decay * means[-1] + (1 - decay) * value)
     return np.array(means)
 
 
 def stays_from(
-    values: Sequence[float], threshold: float, rises: bool, tolerance: float = 0.0
+    values: ArrayLike, threshold: float, rises: bool, tolerance: float = 0.0
 ) -> int | None:
     """Return the index of the first value [N] from which on all meet the threshold, or None.
 

@@ -1,15 +1,17 @@
-"""The tables of the paper (arXiv 2605.20302) as data, to hold runs against.
+"""The tables of the paper (arXiv 2605.20302) as data, to compare runs with.
 
-Accuracies and errors are in per cent, losses and data sets go by their names here; ImageNet-1K is
-`imagenet2012`. What the paper does not tell is not there.
+Accuracies and errors are in per cent; losses and data sets have the names of this package, e.g.
+`imagenet2012` for ImageNet-1K. What the paper does not state is left out.
 """
 
-# Classes of its data sets, by which they are told from others of the same name.
+from collections.abc import Iterable
+
+# Classes of its data sets, which distinguish them from others of the same name.
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet100": 100, "imagenet2012": 1000}
 
 
-def _by(keys, rows):
-    """{row: {key: value}} of {row: values}; a value that is None is left out."""
+def _by(keys: Iterable, rows: dict) -> dict:
+    """{row: {key: value}} of {row: values}, without values that are None."""
     return {
         row: {k: v for k, v in zip(keys, values, strict=True) if v is not None}
         for row, values in rows.items()
@@ -96,7 +98,7 @@ GEOMETRY = {
 }
 
 # Table 4, linear classifiers on the frozen encoder; VOC 2007 is mean average precision. The set on
-# which the encoder was trained is not told.
+# which the encoder was trained is not stated.
 TRANSFER_SETS = (
     "food101",
     "cifar10",

@@ -1,6 +1,6 @@
-"""Pictures that hold runs against each other, loss by loss: `figures(runs)`.
+"""Pictures that compare runs, loss by loss: `figures(runs)`.
 
-Each is made only where runs have what it shows, for every comparison that `peers` finds:
+Each is drawn only if runs have what it shows, for every comparison that `grouping.find` finds:
 
 - dynamics: measures of collapse on the training set over the share of training (paper Figure 2)
 - convergence: the share of training until measures are at 95 % of collapse (paper Table 7)
@@ -8,13 +8,15 @@ Each is made only where runs have what it shows, for every comparison that `peer
 - cosines: cosine matrices of the prototypes
 - classes: test accuracy by class, of imbalanced training sets
 
-Values are means over seeds. What is undefined or not measured is left out.
+Values are means over seeds. What is undefined or was not measured is left out.
 """
 
 import json
 import math
 import os
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,33 +25,38 @@ from hsproto.reporting import directions, grouping
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.figures import dynamics as dynamics_figures
 from hsproto.reporting.figures import style
+from hsproto.reporting.grouping import Comparison
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
+from hsproto.runs.run import Run
 
-# With more classes than this, accuracy is shown of neighbours together.
+if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
+    from matplotlib.figure import Figure
+
+# With more classes than this, accuracy is the mean of neighbors.
 MOST_CLASSES = 20
 
 
-def figures(runs):
-    """Yields (file name without ending, figure) of every picture that `runs` have something for."""
+def figures(runs: Sequence[Run]) -> Iterator[tuple[str, "Figure"]]:
+    """Yield (file name without ending, figure) of every picture that runs hold something for."""
     comparisons = grouping.find(runs)
-    for kind, draw, found in (
+    for kind, draw, members in (
         ("dynamics", dynamics_figures.dynamics, comparisons),
         ("convergence", dynamics_figures.converging, comparisons),
         ("phase", phase, grouping.grids(runs)),
         ("cosines", cosines, comparisons),
         ("classes", classes, comparisons),
     ):
-        for name, comparison in named(found):
+        for name, comparison in named(members):
             figure = draw(comparison)
             if figure is not None:
                 yield f"{kind}_{name}", figure
 
 
-def phase(comparison):
-    """Test accuracy over temperature and batch size, a panel a loss; cells without a run hatched.
+def phase(comparison: Comparison) -> "Figure | None":
+    """Draw test accuracy over temperature and batch size, one panel per loss.
 
-    The best cell of a panel is printed in bold.
+    The best cell of a panel is printed in bold, cells without a run are hatched.
     """
     of_losses = {loss: accuracies(runs) for loss, runs in comparison.by_loss.items()}
     of_losses = {loss: cells for loss, cells in of_losses.items() if cells}
@@ -87,24 +94,24 @@ def phase(comparison):
     return figure
 
 
-def accuracies(runs):
-    """{(temperature, batch size): mean test accuracy in %} of finished runs."""
-    found = {}
+def accuracies(runs: Iterable[Run]) -> dict[tuple, float]:
+    """Return {(temperature, batch size): mean test accuracy in %} of finished runs."""
+    by_point = {}
     for run in runs:
         settings, accuracy = run_lib.settings(run), run.summary["test"].get("accuracy")
         if accuracy is not None and math.isfinite(accuracy):
             point = tuple(settings[key] for key in grouping.GRID)
-            found.setdefault(point, []).append(100 * accuracy)
-    return {point: float(np.mean(values)) for point, values in found.items()}
+            by_point.setdefault(point, []).append(100 * accuracy)
+    return {point: float(np.mean(values)) for point, values in by_point.items()}
 
 
-def cosines(comparison):
-    """Cosine matrices of the prototypes, a panel a loss, white at the simplex's -1/(K-1).
+def cosines(comparison: Comparison) -> "Figure | None":
+    """Draw the cosine matrices of the prototypes, one panel per loss, white at -1/(K-1).
 
-    Of each loss the run with the seed of the first; None where no prototypes were kept. The scale
-    ends where 99 % of the cosines do, and the diagonal is grey: with many classes all of them are
-    close to -1/(K-1). With over MOST_CLASSES of them those that are alike, on average over the
-    losses, stand together, in all panels in the same order.
+    Of each loss the run with the seed of the first; None if no run has prototypes. The scale ends
+    at 99 % of the cosines and the diagonal is gray: with many classes all of them are close to
+    -1/(K-1). More than MOST_CLASSES classes are sorted, in all panels alike, such that those with
+    high cosines, on average over the losses, are neighbors.
     """
     arrays = {
         loss: summary_lib.read_prototypes(run.workdir)
@@ -142,14 +149,14 @@ def cosines(comparison):
 
 
 def _of_one_seed(comparison):
-    """{loss: a run with prototypes}, of the seed of the first where the loss has that."""
-    found, seed = {}, None
+    """{loss: a run with prototypes}, of the seed of the first loss if there is one."""
+    chosen, seed = {}, None
     for loss, runs in comparison.by_loss.items():
-        kept = [run for run in runs if _has_prototypes(run)]
-        if kept:
-            found[loss] = next((run for run in kept if run.config.get("seed") == seed), kept[0])
-            seed = seed if len(found) > 1 else kept[0].config.get("seed")
-    return found
+        runs = [run for run in runs if _has_prototypes(run)]
+        if runs:
+            chosen[loss] = next((run for run in runs if run.config.get("seed") == seed), runs[0])
+            seed = seed if len(chosen) > 1 else runs[0].config.get("seed")
+    return chosen
 
 
 def _between_classes(prototypes):
@@ -159,7 +166,7 @@ def _between_classes(prototypes):
 
 
 def _alike_together(cosine):
-    """An order of the classes in which those of high cosines [K, K] are neighbours."""
+    """An order of the classes in which those of high cosines [K, K] are neighbors."""
     from scipy.cluster import hierarchy
     from scipy.spatial.distance import squareform
 
@@ -180,20 +187,20 @@ def _short(names):
     return [name if len(name) <= 12 else f"{name[:11]}…" for name in map(str, names)]
 
 
-def classes(comparison):
-    """Test accuracy by class over bars of the training images; None without an imbalanced set.
+def classes(comparison: Comparison) -> "Figure | None":
+    """Draw test accuracy by class over bars of the training images; None of balanced sets.
 
-    Classes by their training images, most first; with over MOST_CLASSES of them the mean of each
-    few neighbours.
+    Classes are sorted by their training images, most first; of more than MOST_CLASSES the means of
+    neighbors are shown.
     """
-    found = {}
+    by_loss = {}
     for loss, runs in comparison.by_loss.items():
-        several = [run for run in runs if run.summary and run.summary.get("per_class")]
-        if several:
-            found[loss] = several
-    if not found:
+        runs = [run for run in runs if run.summary and run.summary.get("per_class")]
+        if runs:
+            by_loss[loss] = runs
+    if not by_loss:
         return None
-    first = next(iter(found.values()))[0]
+    first = next(iter(by_loss.values()))[0]
     counts = _sorted_classes(first)[0]
     together = math.ceil(len(counts) / MOST_CLASSES)
     figure, (axis,) = style.panels(1, 1, 9, 4, margin=1.0)
@@ -204,17 +211,17 @@ def classes(comparison):
     style.log_scale(bars)
     axis.set_zorder(bars.get_zorder() + 1)
     axis.patch.set_visible(False)
-    for number, (loss, runs) in enumerate(found.items()):
-        look = method_of(loss)
-        values = np.array([_of_neighbours(_sorted_classes(run)[1], together) for run in runs])
+    for number, (loss, runs) in enumerate(by_loss.items()):
+        method = method_of(loss)
+        values = np.array([_mean_of_neighbors(_sorted_classes(run)[1], together) for run in runs])
         # Side by side, so that what spans the seeds of one loss does not cover another's.
-        place = _of_neighbours(places, together)
-        place += together * 0.11 * (number - (len(found) - 1) / 2)
+        place = _mean_of_neighbors(places, together)
+        place += together * 0.11 * (number - (len(by_loss) - 1) / 2)
         some = np.isfinite(values).any(axis=0)
         values, place = values[:, some], place[some]
-        mean, low, high = (of(values, axis=0) for of in (np.nanmean, np.nanmin, np.nanmax))
+        mean, low, high = (reduce(values, axis=0) for reduce in (np.nanmean, np.nanmin, np.nanmax))
         axis.errorbar(
-            place, mean, (mean - low, high - mean), color=look.color, marker=look.marker,
+            place, mean, (mean - low, high - mean), color=method.color, marker=method.marker,
             markersize=5, linewidth=0.8, elinewidth=1.2,
         )  # fmt: skip
     axis.set(ylabel="test accuracy, %", ylim=(0, 103), xlim=(0.4, len(counts) + 0.6))
@@ -224,12 +231,12 @@ def classes(comparison):
     axis.grid(axis="y", alpha=0.25)
     what = "test accuracy by class, mean over seeds, worst to best"
     style.title(figure, grouping.describe(comparison, what))
-    style.legend(figure, style.loss_handles(found))
+    style.legend(figure, style.loss_handles(by_loss))
     return figure
 
 
 def _name_classes(axis, run):
-    """The classes' names, most images first, where there are few enough and they are known."""
+    """Write the names of the classes below the axis, if they are known and few enough."""
     counts = np.array(run.summary["per_class"]["train_images"])
     if len(counts) > MOST_CLASSES or not _has_prototypes(run):
         return
@@ -245,27 +252,27 @@ def _has_prototypes(run):
 
 
 def _sorted_classes(run):
-    """(training images [K], test accuracy in % [K]) of the classes, most images first."""
+    """(training images [K], test accuracy in % [K]), most images first."""
     per_class = run.summary["per_class"]
     counts = np.array(per_class["train_images"])
     order = np.argsort(-counts, kind="stable")
     return counts[order], 100 * np.array(per_class["test_accuracy"], float)[order]
 
 
-def _of_neighbours(values, together):
-    """Means of each `together` values that stand side by side; of those that are defined."""
+def _mean_of_neighbors(values, together):
+    """Means of each `together` neighboring values, as far as these are defined."""
     parts = [values[start : start + together] for start in range(0, len(values), together)]
     parts = [part[np.isfinite(part)] for part in parts]
     return np.array([part.mean() if len(part) else np.nan for part in parts])
 
 
-def named(found):
-    """Yields (file name, comparison): the data set, and what sets it off the others on that."""
+def named(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Comparison]]:
+    """Yield (file name, comparison): the data set, and what separates it from others on that."""
     names = {}
-    for comparison in found:
-        peers_there = [other for other in found if other.data == comparison.data]
+    for comparison in comparisons:
+        peers = [other.settings for other in comparisons if other.data == comparison.data]
         words = [comparison.data]
-        for key in _telling([peer.settings for peer in peers_there]):
+        for key in _separating(peers):
             if key in comparison.settings:
                 words += [key, table_lib.format_value(comparison.settings[key])]
         name = re.sub(r"[^A-Za-z0-9.]+", "_", "_".join(words)).strip("._")[:100] or "data"
@@ -273,12 +280,12 @@ def named(found):
         yield f"{name}__{same}" if same > 1 else name, comparison
 
 
-def _telling(settings):
-    """As few keys as tell all of the settings apart; the later ones are left out first."""
+def _separating(settings):
+    """As few keys as distinguish all of the settings; later ones are left out first."""
     keys = sorted({key for values in settings for key in values})
     for key in reversed(keys):
         fewer = [other for other in keys if other != key]
-        told = {json.dumps([values.get(other) for other in fewer]) for values in settings}
-        if len(told) == len(settings):
+        points = {json.dumps([values.get(other) for other in fewer]) for values in settings}
+        if len(points) == len(settings):
             keys = fewer
     return keys

@@ -1,10 +1,12 @@
-"""Figures of how the geometry of the training set develops, per loss of a `grouping.Comparison`.
+"""Figures of how the geometry of the training set develops, by loss.
 
-`dynamics` over the share of training (paper Figure 2), `converging` by the share of it that
-measures need to 95 % of collapse (paper Table 7).
+`dynamics` over the share of training (paper Figure 2), `converging` by the share that metrics need
+to reach 95 % of collapse (paper Table 7).
 """
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +24,14 @@ from hsproto.reporting.figures.style import (
     panels,
     title_of,
 )
+from hsproto.reporting.grouping import Comparison
 from hsproto.runs import run as run_lib
+from hsproto.runs.run import Run
 
-# Where those that never converge stand, on an axis of which 100 is the end of training.
+if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
+    from matplotlib.figure import Figure
+
+# The place of metrics that never converge, on an axis where 100 is the end of training.
 NEVER = 128
 GUIDES = {
     "optimum": dict(color="0.35", linestyle="--"),
@@ -32,10 +39,10 @@ GUIDES = {
 }
 
 
-def dynamics(comparison):
-    """Measures of collapse on the training set over the share of training; None without any.
+def dynamics(comparison: Comparison) -> "Figure | None":
+    """Draw metrics of collapse on the training set over training; None if there are none.
 
-    A line a loss, the mean over seeds at each evaluation, in a band from the least to the most.
+    One line per loss: the mean over seeds at each evaluation, in a band from the least to the most.
     """
     curves = {
         measure: {
@@ -45,22 +52,22 @@ def dynamics(comparison):
         }
         for measure in DYNAMICS
     }
-    curves = {measure: found for measure, found in curves.items() if found}
+    curves = {measure: by_loss for measure, by_loss in curves.items() if by_loss}
     if not curves:
         return None
     figure, axes = panels(len(curves), 3, 3.8, 2.7, margin=1.3)
     guided = set()
-    for axis, (measure, found) in zip(axes, curves.items(), strict=True):
+    for axis, (measure, by_loss) in zip(axes, curves.items(), strict=True):
         title, falls = METRICS[measure].title, METRICS[measure].log_scale
-        for loss, (share, mean, low, high) in found.items():
-            look = method_of(loss)
+        for loss, (share, mean, low, high) in by_loss.items():
+            method = method_of(loss)
             axis.plot(
-                share, mean, color=look.color, marker=look.marker, markersize=4.5, linewidth=1.5,
-                markevery=max(1, len(share) // 8), label=title_of(loss),
+                share, mean, color=method.color, marker=method.marker, markersize=4.5,
+                linewidth=1.5, markevery=max(1, len(share) // 8), label=title_of(loss),
             )  # fmt: skip
-            axis.fill_between(share, low, high, color=look.color, alpha=0.18, linewidth=0)
+            axis.fill_between(share, low, high, color=method.color, alpha=0.18, linewidth=0)
         guided |= _guides(axis, comparison, measure, falls)
-        # A log axis has no place for it.
+        # A log axis has no place for a line at 0.
         axis.set_title(f"{title} (optimum 0)" if falls else title, fontsize=10.5)
         axis.set(xlim=(0, 102), xlabel="share of training, %")
         axis.grid(alpha=0.25)
@@ -70,7 +77,7 @@ def dynamics(comparison):
     shown = {
         loss: runs
         for loss, runs in comparison.by_loss.items()
-        if any(loss in found for found in curves.values())
+        if any(loss in by_loss for by_loss in curves.values())
     }
     handles = loss_handles(shown)
     handles += [handle(name, **GUIDES[name]) for name in GUIDES if name in guided]
@@ -78,10 +85,10 @@ def dynamics(comparison):
     return figure
 
 
-def curve(runs, measure, positive=False):
-    """(share of training in %, mean, least, most) of a measure over runs, [N] each, or ().
+def curve(runs: Iterable[Run], measure: str, positive: bool = False) -> tuple[np.ndarray, ...]:
+    """Return (share of training in %, mean, least, most) of a metric over runs, [N] each, or ().
 
-    positive: values that are not above 0 are left out, as what is not finite is.
+    Values that are not finite are left out, and those not above 0 if `positive`.
     """
     at = {}
     for run in runs:
@@ -95,27 +102,27 @@ def curve(runs, measure, positive=False):
     shares = sorted(at)
     return (
         np.array(shares),
-        *(np.array([of(at[s]) for s in shares]) for of in (np.mean, min, max)),
+        *(np.array([reduce(at[s]) for s in shares]) for reduce in (np.mean, min, max)),
     )
 
 
-def converging(comparison):
-    """Share of training until measures stay at 95 % of collapse; None where nothing was measured.
+def converging(comparison: Comparison) -> "Figure | None":
+    """Draw the share of training until metrics stay at 95 % of collapse; None if there are none.
 
-    A panel a measure, a row a loss, a small mark a seed; those that never get there stand in a
-    column of their own.
+    One panel per metric, one row per loss, one small mark per seed; those that never get there
+    stand in a column of their own.
     """
-    found = {measure: {} for measure in CONVERGENCE}
+    by_measure = {measure: {} for measure in CONVERGENCE}
     for loss, runs in comparison.by_loss.items():
         for measure in CONVERGENCE:
             if shares := convergence_shares(runs, measure):
-                found[measure][loss] = shares
-    found = {measure: shares for measure, shares in found.items() if shares}
-    if not found:
+                by_measure[measure][loss] = shares
+    by_measure = {measure: shares for measure, shares in by_measure.items() if shares}
+    if not by_measure:
         return None
-    losses = [loss for loss in comparison.by_loss if any(loss in s for s in found.values())]
-    figure, axes = panels(len(found), 5, 2.4, 0.36 * len(losses) + 0.3, sharey=True)
-    for axis, (measure, shares) in zip(axes, found.items(), strict=True):
+    losses = [loss for loss in comparison.by_loss if any(loss in s for s in by_measure.values())]
+    figure, axes = panels(len(by_measure), 5, 2.4, 0.36 * len(losses) + 0.3, sharey=True)
+    for axis, (measure, shares) in zip(axes, by_measure.items(), strict=True):
         axis.axvspan(100, NEVER * 2 - 100, color="0.92", linewidth=0)
         for row, loss in enumerate(losses):
             if loss in shares:
@@ -138,10 +145,10 @@ def converging(comparison):
     return figure
 
 
-def convergence_shares(runs, measure):
-    """[(share of training in %, or None for never, whether by the first evaluation)] of runs.
+def convergence_shares(runs: Iterable[Run], measure: str) -> list[tuple[float | None, bool]]:
+    """Return [(share of training in %, None for never; whether by the first evaluation)] of runs.
 
-    Those that are not finished, or where it was never measured, are left out.
+    Runs that are not finished, or where the metric was never measured, are left out.
     """
     shares = []
     for run in runs:
@@ -152,10 +159,10 @@ def convergence_shares(runs, measure):
     return shares
 
 
-def _convergence_row(axis, row, look, shares):
+def _convergence_row(axis, row, method, shares):
     reached = [share for share, _ in shares if share is not None]
     never = len(shares) - len(reached)
-    style = dict(color=look.color, marker=look.marker, linestyle="none")
+    style = dict(color=method.color, marker=method.marker, linestyle="none")
     if never:
         axis.plot([NEVER], [row], **style, markersize=7)
         if reached:
@@ -164,7 +171,7 @@ def _convergence_row(axis, row, look, shares):
     if not reached:
         return
     mean = np.mean(reached)
-    axis.hlines(row, 0, mean, color=look.color, linewidth=1.2, alpha=0.6)
+    axis.hlines(row, 0, mean, color=method.color, linewidth=1.2, alpha=0.6)
     if len(reached) > 1:
         axis.plot(reached, [row] * len(reached), **style, markersize=3, alpha=0.5)
     axis.plot([mean], [row], **style, markersize=7)
@@ -176,7 +183,7 @@ def _convergence_row(axis, row, look, shares):
 
 
 def _guides(axis, comparison, measure, falls):
-    """Lines at the optimum and at 95 % of collapse; the names of those of GUIDES that it has."""
+    """Draw lines at the optimum and at 95 % of collapse; return their names in GUIDES."""
     sizes = [
         convergence_lib.sizes(run.config) for runs in comparison.by_loss.values() for run in runs
     ]

@@ -1,7 +1,5 @@
 """Pictures of runs: cosine matrices and training curves of one, comparisons of several."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -66,7 +64,7 @@ def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
     return written
 
 
-def cosine_figure(arrays: Mapping[str, np.ndarray]) -> Figure:
+def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     """Draw the cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
     plt, colors = style.matplotlib()
     names = [str(name) for name in arrays["class_names"]]
@@ -98,7 +96,7 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-def training_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+def training_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw loss, accuracy and geometry over the steps of a metrics.jsonl."""
     plt, _ = style.matplotlib()
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")

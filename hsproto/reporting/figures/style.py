@@ -1,26 +1,32 @@
-"""What all pictures share: how a loss looks, how panels are laid out, and the files they become."""
+"""What all pictures share: names and legends of losses, panels, axes, and files."""
 
 import math
 import os
 import textwrap
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hsproto.methods import method_of
+from hsproto.runs.run import Run
+
+if TYPE_CHECKING:  # matplotlib is imported where it is used, see `matplotlib`
+    from matplotlib.figure import Figure
 
 
-def title_of(loss):
+def title_of(loss: str) -> str:
     """Return the title of a loss, as matplotlib draws it."""
     return escape_dollars(method_of(loss).title)
 
 
-def escape_dollars(text):
+def escape_dollars(text: object) -> str:
     """Return text from outside such that matplotlib does not read a dollar as a formula."""
     return str(text).replace("$", r"\$")
 
 
-def matplotlib():
-    """(pyplot, colors), on a backend that needs no screen."""
-    # Here rather than above, so that training pays for its import at the end and not the start.
+def matplotlib() -> tuple[Any, Any]:
+    """Return (pyplot, colors), on a backend that needs no screen."""
+    # Imported here, so that training pays for it at the end rather than the start.
     import matplotlib
 
     matplotlib.use("Agg")
@@ -29,11 +35,25 @@ def matplotlib():
     return pyplot, colors
 
 
-def panels(count, columns, width, height, margin=1.0, layout="constrained", **kwargs):
-    """(figure, `count` axes) in rows of at most `columns`; sizes in inches.
+def panels(
+    count: int,
+    columns: int,
+    width: float,
+    height: float,
+    margin: float = 1.0,
+    layout: str = "constrained",
+    **kwargs: Any,
+) -> tuple["Figure", list]:
+    """Return a figure and its `count` axes in rows of at most `columns`.
 
-    height: of a panel; margin: of what stands above and below all of them. layout: "compressed" of
-    panels that have a shape of their own.
+    Args:
+        count: The number of panels.
+        columns: The largest number of panels in a row.
+        width: The width of a panel in inches.
+        height: The height of a panel in inches.
+        margin: The height of what stands above and below all panels.
+        layout: "compressed" for panels with a fixed aspect ratio.
+        **kwargs: As of `pyplot.subplots`.
     """
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
@@ -46,22 +66,22 @@ def panels(count, columns, width, height, margin=1.0, layout="constrained", **kw
     return figure, list(axes.flat[:count])
 
 
-def title(figure, lines):
-    """A title of lines of text from outside, broken where they are wider than the figure."""
+def title(figure: "Figure", lines: Iterable[str]) -> None:
+    """Give a figure a title of lines of text from outside, wrapped to its width."""
     letters = int(13 * figure.get_figwidth())
     lines = [part for line in lines for part in textwrap.wrap(line, letters)]
     figure.suptitle(escape_dollars("\n".join(lines)), fontsize=11)
 
 
-def handle(name, **style):
-    """A legend's entry: a line of such a style."""
+def handle(name: str, **style: Any) -> Any:
+    """Return a legend's entry: a line of such a style."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=name, **style)
 
 
-def loss_handles(by_loss):
-    """The legend's entries of {loss: [Run]}, with the number of seeds."""
+def loss_handles(by_loss: Mapping[str, Sequence[Run]]) -> list:
+    """Return the legend's entries of losses, with the number of seeds."""
     handles = []
     for loss, runs in by_loss.items():
         method, name = method_of(loss), title_of(loss)
@@ -73,14 +93,14 @@ def loss_handles(by_loss):
     return handles
 
 
-def legend(figure, handles):
-    """One legend for all panels, below them, where it can cover nothing."""
+def legend(figure: "Figure", handles: Sequence) -> None:
+    """Draw one legend for all panels below them, where it covers nothing."""
     columns = math.ceil(len(handles) / math.ceil(len(handles) / 5))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def log_scale(axis):
-    """A vertical log axis whose ticks are numbers in full, two of them at least."""
+def log_scale(axis: Any) -> None:
+    """Make the vertical axis logarithmic, with at least two ticks and without powers of ten."""
     from matplotlib import ticker
 
     axis.set_yscale("log")
@@ -91,11 +111,10 @@ def log_scale(axis):
     axis.yaxis.set_minor_formatter("{x:g}" if few else ticker.NullFormatter())
 
 
-def save(figure, paths):
-    """Writes the figure as each of `paths`, by its ending, and closes it.
+def save(figure: "Figure", paths: Iterable[str | os.PathLike]) -> None:
+    """Write the figure to each path in the format of its ending, and close it.
 
-    The same figure gives the same bytes: no date, and the names inside an SVG come from a fixed
-    seed.
+    The same figure gives the same bytes: no date, and names inside an SVG from a fixed seed.
     """
     plt, _ = matplotlib()
     with warnings.catch_warnings(), plt.rc_context({"svg.hashsalt": "hsproto"}):
@@ -105,6 +124,6 @@ def save(figure, paths):
             dated = os.fspath(path).endswith(".svg")
             metadata = {"Date": None} if dated else None
             figure.savefig(path, dpi=110, metadata=metadata)
-            # The layout is that of the first file, as it takes most of the time.
+            # Computing the layout takes most of the time; the first file's serves all.
             figure.set_layout_engine("none")
     plt.close(figure)

@@ -1,11 +1,14 @@
-"""What the page of runs tells of each, as plain values: names, facts, curves, cards.
+"""What the page shows of each run, as plain values: names, facts, curves, cards.
 
-Each function takes a list of `run.Run`, or one, of which no two have the same settings and seed.
-What is undefined is None; numbers are rounded to what a reader can see.
+No two runs have the same settings and seed. What is undefined is None; numbers are rounded to what
+a reader can see.
 """
 
 import os
 import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +18,9 @@ from hsproto.metrics import METRICS, defined
 from hsproto.reporting import naming
 from hsproto.reporting.table import format_value
 from hsproto.runs import run as run_lib
+from hsproto.runs.files import is_number
 from hsproto.runs.progress import duration
-from hsproto.runs.run import data_set, imbalance_factor, total_steps
+from hsproto.runs.run import Run, data_set, imbalance_factor, total_steps
 
 # Of the steps between evaluations.
 OF_BATCHES = {
@@ -31,57 +35,58 @@ MOST_BATCHES = 150  # points of a curve over batches
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
-def summary(found):
-    """Texts that say in short what was run, on what, and how long."""
+def summary(runs: Sequence[Run]) -> list[str]:
+    """Return texts that say in short what was run, on what, and how long."""
 
-    def each(of):
-        return ", ".join(dict.fromkeys(filter(None, map(of, found))))
+    def join(text_of):
+        return ", ".join(dict.fromkeys(filter(None, map(text_of, runs))))
 
-    finished = [run for run in found if run.summary]
-    count = f"{len(finished)} of {len(found)} finished" if len(finished) < len(found) else ""
-    seconds = [seconds for seconds in map(_seconds, finished) if seconds]
-    took = f"{duration(sum(seconds))} of training" if seconds else ""
-    devices = each(lambda run: (run.summary or {}).get("devices"))
-    networks = each(lambda run: run.config.get("backbone"))
-    losses = each(lambda run: naming.loss_name(run.config["loss"]))
-    told = (each(data_set), losses, networks, devices, took, count)
-    return [text for text in told if text]
+    finished = [run for run in runs if run.summary]
+    seconds = sum(filter(None, map(_seconds, finished)))
+    texts = (
+        join(data_set),
+        join(lambda run: naming.loss_name(run.config["loss"])),
+        join(lambda run: run.config.get("backbone")),
+        join(lambda run: (run.summary or {}).get("devices")),
+        f"{duration(seconds)} of training" if seconds else "",
+        f"{len(finished)} of {len(runs)} finished" if len(finished) < len(runs) else "",
+    )
+    return [text for text in texts if text]
 
 
 def _seconds(run):
-    """What a finished run's steps took, compilation and evaluations aside, or None."""
+    """How long the steps of a finished run took, without compilation and evaluations, or None."""
     speed = run.summary.get("images_per_second")
     if not defined(speed) or speed <= 0:
         return None
     return total_steps(run) * run_lib.settings(run)["batch_size"] / speed
 
 
-def facts(run):
-    """Pairs (what, text) that say what was run, on what, and for how long."""
-    settings, told = run_lib.settings(run), []
-    total, reached = total_steps(run), run_lib.last_step(run)
-    long_tail = f", imbalance factor {imbalance_factor(run):g}" if imbalance_factor(run) < 1 else ""
-    sizes = f"{settings['num_examples']} images, {settings['num_classes']} classes{long_tail}"
-    told.append(("data", f"{data_set(run)}: {sizes}"))
-    told.append(("network", f"{settings['backbone']}, {settings['embedding']}"))
-    done = f"{reached or 0} of {total}" if run.summary is None else f"{total}"
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return pairs (what, text) that say what was run, on what, and for how long."""
+    settings, total, factor = run_lib.settings(run), total_steps(run), imbalance_factor(run)
+    tail = f", imbalance factor {factor:g}" if factor < 1 else ""
+    sizes = f"{settings['num_examples']} images, {settings['num_classes']} classes{tail}"
+    steps = f"{total}" if run.summary else f"{run_lib.last_step(run) or 0} of {total}"
     epochs = f"{settings['epochs']:g} epochs, batch {settings['batch_size']}"
-    told.append(("steps", f"{done} ({epochs})"))
-    seconds = _seconds(run) if run.summary else None
-    if seconds:
+    pairs = [
+        ("data", f"{data_set(run)}: {sizes}"),
+        ("network", f"{settings['backbone']}, {settings['embedding']}"),
+        ("steps", f"{steps} ({epochs})"),
+    ]
+    if run.summary is None:
+        return pairs
+    if seconds := _seconds(run):
         speed = run.summary["images_per_second"]
-        told.append(("training took", f"{duration(seconds)} at {speed:.0f} images/s"))
-    if run.summary:
-        told += [("devices", run.summary.get("devices") or "–")]
-        told += [("finished", run.summary.get("finished") or "–")]
-    return told
+        pairs.append(("training took", f"{duration(seconds)} at {speed:.0f} images/s"))
+    return pairs + [(key, run.summary.get(key) or "–") for key in ("devices", "finished")]
 
 
-def curves(run, measures):
-    """What was measured over training.
+def curves(run: Run, measures: Iterable[str]) -> dict[str, dict]:
+    """Return what was measured over training.
 
-    Returns {"evaluations": {"steps": [N], "train": {measure: [N]}, "test": ...}, "batches":
-    {"steps": [M], key: [M]}} of the measures and of OF_BATCHES that were ever defined.
+    {"evaluations": {"steps": [N], "train": {metric: [N]}, "test": ...}, "batches": {"steps": [M],
+    key: [M]}} of the metrics and of OF_BATCHES that were ever defined.
     """
     records = {}
     for record in run.records:
@@ -89,67 +94,64 @@ def curves(run, measures):
         if isinstance(step, int) and not isinstance(step, bool):
             records.setdefault(step, {}).update(record)
     evaluated = {s: r for s, r in sorted(records.items()) if any("/" in key for key in r)}
-    found = {"steps": list(evaluated)}
+    evaluations = {"steps": list(evaluated)}
     for split in ("train", "test"):
         series = {
-            key: [_numeric(record.get(f"{split}/{key}")) for record in evaluated.values()]
+            key: [_rounded(record.get(f"{split}/{key}")) for record in evaluated.values()]
             for key in measures
         }
-        found[split] = {k: v for k, v in series.items() if any(x is not None for x in v)}
-    return {"evaluations": found, "batches": _over_batches(records)}
+        evaluations[split] = {k: v for k, v in series.items() if any(x is not None for x in v)}
+    return {"evaluations": evaluations, "batches": _over_batches(records)}
 
 
 def _over_batches(records):
-    named = [(s, r) for s, r in sorted(records.items()) if _numeric(r.get("loss")) is not None]
-    if len(named) > MOST_BATCHES:
-        places = np.linspace(0, len(named) - 1, MOST_BATCHES).round().astype(int)
-        named = [named[place] for place in places]
-    found = {"steps": [step for step, _ in named]}
+    steps = [s for s, r in sorted(records.items()) if _rounded(r.get("loss")) is not None]
+    if len(steps) > MOST_BATCHES:
+        places = np.linspace(0, len(steps) - 1, MOST_BATCHES).round().astype(int)
+        steps = [steps[place] for place in places]
+    batches = {"steps": steps}
     for key in OF_BATCHES:
         stored = key.removeprefix("batch_")
-        values = [_numeric(record.get(stored)) for _, record in named]
+        values = [_rounded(records[step].get(stored)) for step in steps]
         if any(value is not None for value in values):
-            found[key] = values
-    return found
+            batches[key] = values
+    return batches
 
 
-def _numeric(value):
-    if isinstance(value, bool) or not isinstance(value, int | float) or not defined(value):
-        return None
-    return float(f"{value:.5g}")
+def _rounded(value):
+    return float(f"{value:.5g}") if is_number(value) and defined(value) else None
 
 
-def line_styles(found):
-    """{workdir: colour, marker and dash of a run's curve}: a loss has one colour and marker."""
-    count, made = {}, {}
-    for run in found:
-        loss = run.config["loss"]
-        place = count[data_set(run), loss] = count.get((data_set(run), loss), -1) + 1
-        look = method_of(loss)
-        made[run.workdir] = {
-            "color": look.color,
-            "marker": _MARKERS.get(look.marker, "circle"),
-            "dash": DASHES[place % len(DASHES)],
+def line_styles(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
+    """Return {workdir: color, marker and dash of a run's curve}, two of them by loss."""
+    seen, styles = Counter(), {}
+    for run in runs:
+        method, kind = method_of(run.config["loss"]), (data_set(run), run.config["loss"])
+        styles[run.workdir] = {
+            "color": method.color,
+            "marker": _MARKERS.get(method.marker, "circle"),
+            "dash": DASHES[seen[kind] % len(DASHES)],
         }
-    return made
+        seen[kind] += 1
+    return styles
 
 
-# matplotlib's markers in plotly's words.
+# {matplotlib's name of a marker: plotly's}.
 _MARKERS = {"o": "circle", "X": "x", "s": "square", "^": "triangle-up", "D": "diamond"}
 _MARKERS |= {"P": "cross", "v": "triangle-down", "*": "star", "x": "x-thin"}
 
 
-def card(run):
-    """How a run was made and can be made again.
+def card(run: Run) -> dict[str, Any]:
+    """Return how a run was made and can be made again.
 
-    config: triples (key, value as text, whether it is the default's). versions: pairs. recipe: a
-    config file's text; commands: lines of a shell. checkpoint: the newest one's path, or None.
+    A dict: config: triples (key, value as text, whether it is the default). versions: pairs.
+    recipe: the text of a config file. commands: lines of a shell. checkpoint: the path of the
+    newest one, or None.
     """
-    usual = config_lib.default().to_dict()
-    settings = sorted(run.config.items())
+    defaults = config_lib.default().to_dict()
     triples = [
-        (k, format_value(v), k in usual and _as_stored(usual[k]) == _as_stored(v))
-        for k, v in settings
+        (k, format_value(v), k in defaults and _as_tuple(defaults[k]) == _as_tuple(v))
+        for k, v in sorted(run.config.items())
     ]
     versions = run.summary.get("versions") if run.summary else None
     return {
@@ -166,23 +168,23 @@ def card(run):
     }
 
 
-def recipe(stored):
-    """The text of a config file that gives the config of a run, a dict."""
-    usual = config_lib.default().to_dict()
+def recipe(config: Mapping[str, Any]) -> str:
+    """Return the text of a config file that gives a run's config."""
+    defaults = config_lib.default().to_dict()
     lines = ["from hsproto.config import default, with_argument", "", ""]
     lines += ["def get_config(arg=None):", "    config = default()"]
-    for key, value in sorted(stored.items()):
-        if key in usual and _as_stored(usual[key]) != _as_stored(value):
-            lines.append(f"    config.{key} = {_as_stored(value)!r}")
+    for key, value in sorted(config.items()):
+        if key in defaults and _as_tuple(defaults[key]) != _as_tuple(value):
+            lines.append(f"    config.{key} = {_as_tuple(value)!r}")
     return "\n".join([*lines, "    return with_argument(config, arg)"]) + "\n"
 
 
-def _as_stored(value):
+def _as_tuple(value):
     # JSON has no tuples, the config no lists.
     return tuple(value) if isinstance(value, list) else value
 
 
 def _checkpoint(workdir):
-    place = os.path.join(workdir, "checkpoints")
-    steps = [name for name in os.listdir(place) if name.isdigit()] if os.path.isdir(place) else []
-    return os.path.join(place, max(steps, key=int)) if steps else None
+    folder = os.path.join(workdir, "checkpoints")
+    steps = [name for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
+    return os.path.join(folder, max(steps, key=int)) if steps else None

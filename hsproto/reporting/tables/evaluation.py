@@ -50,8 +50,9 @@ def classifiers(runs: Sequence[Run]) -> list[Table]:
                     *geometry_entries(run, step, extra, result.get("train", {})),
                 ]
             )
-    common = dict(labels=("encoder", "classifier", "head", "passes"), omit=("projection",))
-    layout = Layout(
+    labels = ("encoder", "classifier", "head", "passes")
+    table_layout = partial(Layout, labels=labels, omit=("projection",))
+    layout = table_layout(
         name="classifiers",
         title="Classifiers of an encoder (Tables 2, 8, 14)",
         note="Test accuracy in per cent on one frozen encoder. Passes are those of the training "
@@ -59,15 +60,13 @@ def classifiers(runs: Sequence[Run]) -> list[Table]:
         "the encoder's features.",
         columns=naming.in_paper_order({entry.column for entry in accuracies}),
         best=max,
-        **common,
     )
     tables = [assemble(accuracies, layout)]
     for name, entries in costs.items():
-        layout = Layout(
+        layout = table_layout(
             name=f"classifiers_{name}",
             title=f"Cost and geometry of classifiers: {name}",
             note="Seconds until the classifier is there; geometry of the training set.",
-            **common,
         )
         tables.append(assemble(entries, layout))
     return drop_empty(tables)
@@ -95,22 +94,20 @@ def transfer(runs: Sequence[Run]) -> list[Table]:
     per_class = [replace(e, column=names[e.column]) for e in per_class if e.value is not None]
     columns = naming.in_paper_order(names.values(), paper_results.TRANSFER_SETS)
     several = len(columns) > 1
-    common = dict(labels=("loss", "trained on"), best=max)
-    layout = Layout(
+    table_layout = partial(Layout, labels=("loss", "trained on"), best=max)
+    layout = table_layout(
         name="transfer",
         title="Transfer (Table 4)",
         note="Per cent; top-1, of sets of several labels 11-point mean average precision. The "
         "paper does not tell which set its encoders were trained on. A mean is given where all "
         "sets were measured.",
         columns=[*columns, "mean"] if several else columns,
-        **common,
     )
-    of_classes = Layout(
+    of_classes = table_layout(
         name="transfer_per_class",
         title="Transfer, mean accuracy of the classes",
         note="Per cent.",
         columns=[c for c in columns if any(entry.column == c for entry in per_class)],
-        **common,
     )
     top += _transfer_means(top, columns) if several else []
     return drop_empty([assemble(top, layout), assemble(per_class, of_classes)])

@@ -186,24 +186,22 @@ def long_tail(runs: Sequence[Run]) -> list[Table]:
             for key, part in ((kind, "all"), *((f"{kind}_{shot}", shot) for shot in SHOTS)):
                 value = percent(values.get(key))
                 shots.append(entry(extra=(adjusted,), column=f"{column} {part}", value=value))
-    common = dict(best=max, omit=("imbalance_factor",))
+    table_layout = partial(Layout, best=max, omit=("imbalance_factor",))
     tables = []
     for name, entries in overall.items():
-        layout = Layout(
+        layout = table_layout(
             name=f"longtail_{name}",
             title=f"Long tails of {name} (Table 6)",
             labels=("loss",),
             note="Test accuracy in per cent by imbalance factor.",
-            **common,
         )
-        of_shots = Layout(
+        of_shots = table_layout(
             name=f"longtail_shots_{name}",
             title=f"Long tails of {name} by shots",
             labels=("loss", "adjusted"),
             note="Test accuracy in per cent of all classes, and of those of over 100, 20 to 100 "
             "and under 20 training images. Adjusted: logits less the log of the classes' "
             "frequencies, after training.",
-            **common,
         )
         tables += [assemble(entries, layout), assemble(by_shots[name], of_shots)]
     return drop_empty(tables)
