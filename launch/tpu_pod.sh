@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU pod: creates it, installs hsproto on every worker, runs on all, deletes it.
+# Train on a Cloud TPU pod: create it, install hsproto on all workers, run on all, delete it.
 #
 #   launch/tpu_pod.sh [--dry-run] [--keep] [--spot] [--tries=N] [--version=RUNTIME] \
 #     --name=NAME --zone=ZONE --type=v5litepod-16 --nfs=HOST:/SHARE \
 #     --config=configs/cifar.py:loss=nonl --workdir=cifar
 #
-# The share, for example a Filestore one, is mounted on every worker: the workdir is a folder of it,
-# and data_dir, where the config names one, is /mnt/hsproto/... too. All other flags go to
-# `hsproto train`. A run that dies is started again, and resumes, up to N times, on a new pod
-# where the old one was preempted; what another try would meet again (status 2) is not. --keep leaves
-# the pod standing. A pod of that name that is there already is used.
+# The share, e.g. of Filestore, is mounted on every worker: the workdir is a folder in it, and so
+# must be the config's data_dir, if any (/mnt/hsproto/...). All other flags go to `hsproto train`. A
+# run that dies is restarted and resumes, up to N times, on a new pod if the old one was preempted;
+# errors that would recur (status 2) are not retried. --keep does not delete the pod. An existing pod
+# of that name is used.
 set -u
 
 dry=false keep=false tries=5 version=''
@@ -48,7 +48,7 @@ pod=(gcloud compute tpus tpu-vm)
 here=("$name" "--zone=$zone")
 on_all() { run "${pod[@]}" ssh "${here[@]}" --worker=all "--command=$1"; }
 
-# Only what is committed travels, as one file: a copy of the folder would take .venv and runs along.
+# Copy only what is committed, as one file: a copy of the folder would include .venv and runs.
 archive=$(mktemp -u).tar.gz
 root=$(cd "$(dirname "$0")/.." && pwd)
 run git -C "$root" archive --format=tar.gz "--output=$archive" HEAD || exit 1
@@ -67,7 +67,7 @@ finish() {
 }
 trap finish EXIT
 
-# Some of the images hold an older Python than 3.11.
+# Some images have a Python older than 3.11.
 install="set -e
 sudo apt-get update -q && sudo apt-get install -yq nfs-common
 python=python3
@@ -78,7 +78,7 @@ mountpoint -q /mnt/hsproto || sudo mount -t nfs $nfs /mnt/hsproto
 mkdir -p hsproto && tar -xzf hsproto.tar.gz -C hsproto
 \$python -m venv .venv && .venv/bin/pip install -q './hsproto[train,tpu]'"
 
-# A pod that stands and has hsproto; nothing to do where it is so already.
+# Create the pod and install hsproto, unless done already.
 ready=false
 prepare() {
   local state=''
