@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from hsproto.core.spectra import effective_rank
 __all__ = ["class_means", "effective_rank", "neural_collapse", "optimum", "simplex_etf"]
 
 
+@numerics.on_any_mesh()
 def neural_collapse(
     features: ArrayLike,
     labels: ArrayLike,
@@ -101,11 +103,15 @@ def neural_collapse(
     rows, for the within-class measures; with fewer than two classes, for the between-class
     measures. If features or prototypes that count are not finite, all values are NaN.
 
+    Gradients. ``erank_intra`` has no gradient: `jax.grad` of it raises ValueError as soon as a
+    class holds (or, with traced labels, might hold) as many rows as there are dimensions. That of
+    ``nc4`` and ``classes_counted``, which are counts, is zero.
+
     Cost. Everything is computed in float32, with matrix products in full precision. Features may be
-    sharded over rows. Called outside jit, the numbers of rows per class are known and each class is
-    decomposed at its own size; under jit with traced labels any class might hold all rows, which
-    costs more the more classes there are: N D² + K D³ for N >= D. (On CPU, set
-    ``OPENBLAS_NUM_THREADS=1`` for that; a call outside jit takes care of it itself.)
+    sharded over rows, on Auto or Explicit mesh axes. Called outside jit, the numbers of rows per
+    class are known and each class is decomposed at its own size; under jit with traced labels any
+    class might hold all rows, which costs more the more classes there are: N D² + K D³ for N >= D.
+    (On CPU, set ``OPENBLAS_NUM_THREADS=1`` for that; a call outside jit takes care of it itself.)
 
     Args:
         features: floating [N, D].
@@ -134,9 +140,10 @@ def neural_collapse(
         >>> {key: round(float(measures[key]), 3) for key in ("nc1", "erank_inter", "cdnv")}
         {'nc1': 0.0, 'erank_inter': 2.0, 'cdnv': 0.0}
     """
-    _check(features, labels, prototypes, num_classes, bias, where)
-    rows, dim = jnp.shape(features)
-    features = jnp.asarray(features)
+    features, labels, prototypes, bias, where = _checked(
+        features, labels, prototypes, num_classes, bias, where
+    )
+    rows, dim = features.shape
     sharding = _class_sharding(features)
     if _traced(labels):
         labels = numerics.class_ids(labels, num_classes)
@@ -208,30 +215,42 @@ def optimum(num_classes: int, dim: int | None = None) -> dict[str, float | None]
     }
 
 
-def _check(
+def _checked(
     features: ArrayLike,
     labels: ArrayLike,
     prototypes: ArrayLike | None,
     num_classes: int,
     bias: ArrayLike | None,
     where: ArrayLike | None,
-) -> None:
-    numerics.check_features("features", features)
-    if jnp.shape(features)[1] == 0:
-        raise ValueError(f"features must have at least one column; got shape {jnp.shape(features)}")
+) -> tuple[jax.Array, Any, jax.Array | None, jax.Array | None, Any]:
+    """(features, labels, prototypes, bias, where) as arrays, the floats among them not float64."""
+    features = numerics.check_features("features", features)
+    if features.shape[1] == 0:
+        raise ValueError(f"features must have at least one column; got shape {features.shape}")
     numerics.check_classes(num_classes)
-    numerics.check_rows(features, labels, where)
+    labels = numerics.check_labels(features.shape[0], labels)
+    where = numerics.check_where(features.shape[0], where)
     if prototypes is not None:
-        numerics.check_features("prototypes", prototypes, jnp.shape(features)[1])
-        if jnp.shape(prototypes)[0] != num_classes:
+        prototypes = numerics.check_features("prototypes", prototypes, features.shape[1])
+        if prototypes.shape[0] != num_classes:
             raise ValueError(
                 f"prototypes must have num_classes = {num_classes} rows; "
-                f"got shape {jnp.shape(prototypes)}"
+                f"got shape {prototypes.shape}"
             )
-    if bias is not None and prototypes is None:
-        raise ValueError("bias is that of the prototypes: give prototypes too")
-    if bias is not None and jnp.shape(bias) != (num_classes,):
-        raise ValueError(f"bias must have shape ({num_classes},); got shape {jnp.shape(bias)}")
+        prototypes = _short(prototypes)
+    if bias is not None:
+        if prototypes is None:
+            raise ValueError("bias is that of the prototypes: give prototypes too")
+        bias = numerics.as_array("bias", bias)
+        if bias.shape != (num_classes,):
+            raise ValueError(f"bias must have shape ({num_classes},); got shape {bias.shape}")
+        bias = _short(bias)
+    return _short(features), labels, prototypes, bias, where
+
+
+def _short(array: jax.Array | np.ndarray) -> jax.Array:
+    array = jnp.asarray(array)
+    return array.astype(jnp.float32) if array.dtype == jnp.float64 else array
 
 
 def _class_sharding(features: jax.Array) -> NamedSharding | None:

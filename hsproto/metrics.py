@@ -4,7 +4,9 @@
 their values at collapse.
 """
 
+import math
 from dataclasses import dataclass
+from typing import TypeGuard
 
 
 @dataclass(frozen=True)
@@ -134,3 +136,22 @@ PAGE_COLUMNS = {
     "cosine_prototypes_mean": "train",
     "mir_gap": "train",
 }
+
+
+def defined(value: float | None) -> TypeGuard[float]:
+    """Return whether a value is a finite number."""
+    return value is not None and math.isfinite(value)
+
+
+def format_number(value: float | None, digits: int | None = None) -> str:
+    """Return a number as text; what is undefined is a dash.
+
+    Args:
+        value: The number, or None.
+        digits: Decimals; None: four, or a power of ten for small values.
+    """
+    if not defined(value):
+        return "-"
+    if digits is not None:
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0: no -0.00
+    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"

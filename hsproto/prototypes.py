@@ -1,5 +1,8 @@
 """Fixed prototypes: a classifier whose weights are the directions of exact class means.
 
+Features are computed with in float32, or in float64 where they are float64 in JAX's 64-bit mode;
+results have that dtype.
+
 One pass over the training set, without augmentation, replaces the training of a classifier (FP in
 section 3 of the paper). `fit` takes all features at once; the accumulator (`init`, `update`,
 `merge`, `finish`) takes them batch by batch, on any number of devices or machines, and gives the
@@ -11,6 +14,8 @@ new class is one more row,
 removes a class.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -21,19 +26,22 @@ from hsproto.core.class_stats import ClassStats
 __all__ = ["finish", "fit", "init", "logits", "merge", "predict", "update"]
 
 
-def init(num_classes: int, dim: int) -> ClassStats:
+def init(num_classes: int, dim: int, dtype: Any = jnp.float32) -> ClassStats:
     """Return an accumulator of no rows: `ClassStats`, a tuple of arrays for jit, pmap and the like.
 
     Args:
         num_classes: Number of classes, K.
         dim: Number of dimensions, D.
+        dtype: float32; or float64, so that the accumulator has one dtype from the start where rows
+            are float64 (`jax.lax.scan` requires that; elsewhere the first batch changes it).
 
     Raises:
         ValueError: `num_classes` is not a positive integer.
     """
-    return class_stats.init(num_classes, dim)
+    return class_stats.init(num_classes, dim, dtype)
 
 
+@numerics.on_any_mesh()
 def update(
     accumulator: ClassStats,
     features: ArrayLike,
@@ -65,6 +73,7 @@ def finish(accumulator: ClassStats) -> jax.Array:
     return jnp.where(jnp.all(jnp.isfinite(directions), axis=1, keepdims=True), directions, 0.0)
 
 
+@numerics.on_any_mesh()
 def fit(
     features: ArrayLike,
     labels: ArrayLike,
@@ -102,11 +111,12 @@ def fit(
         >>> fitted.round(3).tolist() == jnp.full((2, 2), 0.5**0.5).round(3).tolist()
         True
     """
-    numerics.check_features("features", features)
+    features = numerics.check_features("features", features)
     numerics.check_classes(num_classes)
-    return finish(update(init(num_classes, jnp.shape(features)[1]), features, labels, where))
+    return finish(update(init(num_classes, features.shape[1]), features, labels, where))
 
 
+@numerics.on_any_mesh("features", "prototypes")
 def logits(
     features: ArrayLike, prototypes: ArrayLike, *, temperature: ArrayLike = 1.0
 ) -> jax.Array:
@@ -136,9 +146,10 @@ def logits(
         >>> prototypes.logits(jnp.array([[0.0, 2.0]]), jnp.eye(2), temperature=0.5).tolist()
         [[0.0, 2.0]]
     """
-    numerics.check_features("features", features)
-    numerics.check_features("prototypes", prototypes, jnp.shape(features)[1])
-    temperature = numerics.check_positive("temperature", temperature)
+    features = numerics.check_features("features", features)
+    prototypes = numerics.check_features("prototypes", prototypes, features.shape[1])
+    dtype = numerics.float_dtype(features, prototypes)
+    temperature = numerics.check_positive("temperature", temperature, dtype)
     directions = numerics.l2_normalize(prototypes)
     cosines = numerics.matmul(numerics.l2_normalize(features), directions.T) / temperature
     # The sum is 0 for a zero row and NaN for one that is not finite.
@@ -146,6 +157,7 @@ def logits(
     return jnp.where(usable[None, :], cosines, -jnp.inf)
 
 
+@numerics.on_any_mesh("features")
 def predict(features: ArrayLike, prototypes: ArrayLike) -> jax.Array:
     """Return the class whose prototype is nearest in angle.
 

@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 import os
 
 from hsproto.errors import UserError
-from hsproto.metrics import LONG_TAIL, METRICS
+from hsproto.metrics import LONG_TAIL, METRICS, format_number
 from hsproto.reporting import grouping
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.figures import runs as run_figures
@@ -26,7 +26,7 @@ from hsproto.reporting.page import page
 from hsproto.reporting.tables import training as training_tables
 from hsproto.runs import run as run_lib
 from hsproto.runs.files import write_text
-from hsproto.runs.summary import format_cell, format_table
+from hsproto.runs.summary import format_table
 
 # Of more runs than these a report has no table and no pictures of each by itself.
 MOST_SHOWN_ALONE = 4
@@ -44,7 +44,7 @@ def markdown(summaries):
     ]
     for name, summary in summaries.items():
         values = [summary["test" if c.startswith("accuracy") else "train"].get(c) for c in columns]
-        cells = " | ".join(format_cell(v).strip() for v in values)
+        cells = " | ".join(map(format_number, values))
         lines.append(f"| {table_lib.escape(name)} | {summary['config']['loss']} | {cells} |")
     lines.append("")
     lines.append("Accuracy is on the test set, the geometry on the training set.")

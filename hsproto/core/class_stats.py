@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from hsproto.core import numerics
 # counts as no spread. 16 units in the last place are far above what the corrected means leave
 # (about 1) and far below what training reaches.
 ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
+ROUNDING_FLOAT64 = (16 * float(jnp.finfo(jnp.float64).eps)) ** 2
 
 # Elements of a block of rows: 16 MB in float32, large enough to keep a device busy.
 BLOCK_ELEMENTS = 1 << 22
@@ -30,10 +31,12 @@ BLOCK_ROWS = 4096
 class ClassStats(NamedTuple):
     """Statistics of each class after any number of rows; zeros for a class without rows.
 
+    Floats are float32, or float64 once a float64 row was added (in 64-bit mode).
+
     Attributes:
         counts: int32 [K], the number of rows of each class.
-        means: float32 [K, D], their means.
-        scatter: float32 [K], the sum over the rows of a class of the squared distance to its mean.
+        means: floating [K, D], their means.
+        scatter: floating [K], the sum over the rows of a class of the squared distance to its mean.
     """
 
     counts: jax.Array
@@ -41,13 +44,13 @@ class ClassStats(NamedTuple):
     scatter: jax.Array
 
 
-def init(num_classes: int, dim: int) -> ClassStats:
+def init(num_classes: int, dim: int, dtype: Any = jnp.float32) -> ClassStats:
     """Return the `ClassStats` of no rows."""
     numerics.check_classes(num_classes)
     return ClassStats(
         jnp.zeros((num_classes,), jnp.int32),
-        jnp.zeros((num_classes, dim), jnp.float32),
-        jnp.zeros((num_classes,), jnp.float32),
+        jnp.zeros((num_classes, dim), dtype),
+        jnp.zeros((num_classes,), dtype),
     )
 
 
@@ -63,9 +66,11 @@ def merge(a: ClassStats, b: ClassStats) -> ClassStats:
         Chan, Golub and LeVeque 1983.
     """
     counts = a.counts + b.counts
-    share = _floats(b.counts) / jnp.maximum(_floats(counts), 1)
+    a, b = (_as_dtype(x, numerics.float_dtype(a.means, b.means)) for x in (a, b))
+    of_a, of_b, number = (x.astype(a.means.dtype) for x in (a.counts, b.counts, counts))
+    share = of_b / jnp.maximum(number, 1)
     step = b.means - a.means
-    between = jnp.sum(step * step, axis=1) * _floats(a.counts) * share
+    between = jnp.sum(step * step, axis=1) * of_a * share
     return ClassStats(counts, a.means + step * share[:, None], a.scatter + b.scatter + between)
 
 
@@ -76,13 +81,13 @@ def update(
     where: ArrayLike | None = None,
     transform: Callable[[jax.Array], jax.Array] | None = None,
 ) -> ClassStats:
-    """Return `stats` with the rows of `features` added, in float32.
+    """Return `stats` with the rows of `features` added.
 
     Rows are processed in blocks, so that no second array of the size of `features` is created.
 
     Args:
         stats: The statistics so far.
-        features: floating [B, D].
+        features: floating [B, D]; computed with in float64 if it is, or else in float32.
         labels: integer [B].
         where: bool [B], the rows that count; None: all. Rows with a label outside 0..K-1 do not
             count either.
@@ -96,11 +101,13 @@ def update(
     Raises:
         ValueError: An argument has a wrong rank, shape or dtype.
     """
-    numerics.check_features("features", features, stats.means.shape[1])
-    numerics.check_rows(features, labels, where)
+    num_classes, dim = stats.means.shape
+    features = numerics.check_features("features", features, dim)
+    labels = numerics.class_ids(numerics.check_labels(features.shape[0], labels), num_classes)
+    where = numerics.check_where(features.shape[0], where)
     if transform is None or not isinstance(transform, Partial):
         transform = Partial(transform or _as_given)
-    labels = numerics.class_ids(labels, stats.means.shape[0])
+    stats = _as_dtype(stats, numerics.float_dtype(stats.means, features))
     return _update(stats, features, labels, where, transform)
 
 
@@ -108,8 +115,8 @@ def _as_given(rows: jax.Array) -> jax.Array:
     return rows
 
 
-def _floats(counts: jax.Array) -> jax.Array:
-    return counts.astype(jnp.float32)
+def _as_dtype(stats: ClassStats, dtype: Any) -> ClassStats:
+    return ClassStats(stats.counts, stats.means.astype(dtype), stats.scatter.astype(dtype))
 
 
 # Outside of jit a loop would be compiled anew at each call.
@@ -135,7 +142,7 @@ def _of_block(rows, labels, keep, num_classes, transform):
     labels = jnp.where(keep, labels, num_classes)
     total = functools.partial(jax.ops.segment_sum, segment_ids=labels, num_segments=num_classes)
     counts = total(keep.astype(jnp.int32))
-    size = jnp.maximum(counts, 1).astype(jnp.float32)[:, None]
+    size = jnp.maximum(counts, 1).astype(rows.dtype)[:, None]
 
     def residuals(rows, means):
         return masked(rows - jnp.take(means, labels, axis=0, mode="clip"), keep)
@@ -150,19 +157,24 @@ def _of_block(rows, labels, keep, num_classes, transform):
 
 def spread(stats: ClassStats) -> jax.Array:
     """Return `stats.scatter` with 0 for classes whose rows differ only by rounding."""
-    size = _floats(stats.counts) * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
-    return jnp.where(stats.scatter <= ROUNDING * size, 0.0, stats.scatter)
+    counts = stats.counts.astype(stats.means.dtype)
+    size = counts * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
+    return jnp.where(stats.scatter <= _rounding(size) * size, 0.0, stats.scatter)
 
 
 def directions(means: jax.Array) -> jax.Array:
     """Return the directions of means [K, D] of unit rows; 0 for a mean of rounding noise or 0."""
-    noise = jnp.sum(means * means, axis=-1, keepdims=True) <= ROUNDING
+    noise = jnp.sum(means * means, axis=-1, keepdims=True) <= _rounding(means)
     return jnp.where(noise, 0.0, numerics.l2_normalize(means))
+
+
+def _rounding(array: jax.Array) -> float:
+    return ROUNDING_FLOAT64 if array.dtype == jnp.float64 else ROUNDING
 
 
 def centred(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return counted rows minus their mean (0 where they differ only by rounding), and the mean."""
-    number = jnp.maximum(jnp.sum(counted, dtype=jnp.float32), 1)
+    number = jnp.maximum(jnp.sum(counted, dtype=numerics.float_dtype(rows)), 1)
     mean = jnp.sum(masked(rows, counted), axis=0) / number
     mean += jnp.sum(masked(rows - mean[None, :], counted), axis=0) / number
     rest = masked(rows - mean[None, :], counted)
@@ -171,6 +183,7 @@ def centred(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(noise, 0.0, rest), mean
 
 
+@numerics.on_any_mesh()
 def class_means(
     features: ArrayLike,
     labels: ArrayLike,
@@ -191,7 +204,8 @@ def class_means(
         where: bool [N], the rows that count; None: all.
 
     Returns:
-        (means float32 [K, D], counts int32 [K]); a class without rows has a zero mean.
+        (means float32 [K, D], counts int32 [K]); a class without rows has a zero mean. The means of
+        float64 features (in 64-bit mode) are float64.
 
     Raises:
         ValueError: An argument has a wrong rank, shape or dtype.
@@ -204,16 +218,15 @@ def class_means(
         >>> means.tolist(), counts.tolist()
         ([[2.0, 0.0], [0.0, 5.0]], [2, 1])
     """
-    numerics.check_features("features", features)
+    features = numerics.check_features("features", features)
     numerics.check_classes(num_classes)
-    numerics.check_rows(features, labels, where)
-    stats = update(init(num_classes, jnp.shape(features)[1]), features, labels, where)
+    stats = update(init(num_classes, features.shape[1]), features, labels, where)
     return stats.means, stats.counts
 
 
 def masked(rows: jax.Array, keep: jax.Array) -> jax.Array:
-    """Return float32 `rows` [N, D] with zeros where `keep` [N] is False, whatever they held."""
-    return jnp.where(keep[:, None], rows.astype(jnp.float32), 0.0)
+    """Return `rows` [N, D] as floats, with zeros where `keep` [N] is False, whatever they held."""
+    return jnp.where(keep[:, None], rows.astype(numerics.float_dtype(rows)), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +263,8 @@ def row_blocks(rows: int, dim: int, at_least: int = 1) -> RowBlocks:
     device with a share of consecutive rows then holds the same share of each block, and no row
     crosses devices. Otherwise a block holds consecutive rows.
     """
+    if not isinstance(rows, int):  # a symbolic number of rows, of `jax.export`
+        return RowBlocks(rows, rows, 1, True)
     if rows == 0:
         return RowBlocks(0, 0, 0, False)
     target = min(rows, max(min(BLOCK_ELEMENTS // dim, BLOCK_ROWS), at_least, 1))

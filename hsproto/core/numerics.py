@@ -1,34 +1,109 @@
 """Shared by losses and geometry: directions, exact matrix products, row masks, checks."""
 
+import functools
 import numbers
-from typing import TypeGuard
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def on_any_mesh(
+    *dims: str | None,
+) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
+    """Decorate a function written for Auto mesh axes so that it also accepts Explicit ones.
+
+    Where an argument is sharded over Explicit axes, the function runs with these axes set to Auto,
+    and its result gets the sharding given by `dims`; anywhere else it is called as it is.
+
+    Args:
+        *dims: For each axis of the results, the argument whose rows it holds (its first axis), or
+            None for an axis that is not sharded. Missing axes are not sharded.
+    """
+
+    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        names = function.__code__.co_varnames  # type: ignore[attr-defined]
+
+        @functools.wraps(function)
+        def on_auto_axes(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+            named = dict(zip(names, args, strict=False)) | kwargs
+            leaves, tree = jax.tree.flatten(named)
+            leaves = [_jax_array(x) for x in leaves]
+            arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
+            meshes = [jax.typeof(x).sharding.mesh for x in arrays.values()]
+            mesh = next((mesh for mesh in meshes if _explicit(mesh)), None)
+            if mesh is None:
+                return function(*args, **kwargs)
+
+            def run(arrays: dict[int, jax.Array]) -> _Result:
+                filled = [arrays.get(i, x) for i, x in enumerate(leaves)]
+                return function(**jax.tree.unflatten(tree, filled))  # type: ignore[call-arg]
+
+            spec: list[Any] = []
+            for dim in dims:
+                axes = _axes_of_rows(named.get(dim)) if dim is not None else None
+                spec.append(axes if axes not in spec else None)
+            out = NamedSharding(mesh, PartitionSpec(*spec))
+            run_auto: Any = jax.sharding.auto_axes(run, axes=_explicit(mesh), out_sharding=out)
+            return run_auto(arrays)
+
+        return on_auto_axes
+
+    return decorate
+
+
+def _jax_array(value: Any) -> Any:
+    """`value`, or the JAX array that it says it is, as `flax.nnx.Param` does."""
+    if isinstance(value, jax.Array) or not hasattr(value, "__jax_array__"):
+        return value
+    return value.__jax_array__()
+
+
+def _explicit(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    return tuple(name for name, kind in types if kind == AxisType.Explicit)
+
+
+def _axes_of_rows(array: Any) -> Any:
+    """The Explicit mesh axes over which the rows of an array are sharded; None for none."""
+    array = _jax_array(array)
+    if not isinstance(array, jax.Array) or not (spec := jax.typeof(array).sharding.spec):
+        return None
+    return spec[0]
+
+
+def float_dtype(*arrays: ArrayLike) -> Any:
+    """Return the dtype to compute in: float64 if one of the arrays has it, or else float32."""
+    wide = any(jnp.result_type(x) == jnp.float64 for x in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
 def matmul(a: ArrayLike, b: ArrayLike) -> jax.Array:
-    """Return `a @ b` in float32 at full precision.
+    """Return `a @ b` at full precision, in float64 if one of them is, or else in float32.
 
     The defaults (bfloat16 passes on TPU, TF32 on recent GPUs) leave 3 digits of a cosine, and
     dividing by a temperature of 0.07 leaves 2.
     """
-    return jnp.matmul(
-        jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32), precision=lax.Precision.HIGHEST
-    )
+    dtype = float_dtype(a, b)
+    return jnp.matmul(jnp.asarray(a, dtype), jnp.asarray(b, dtype), precision=lax.Precision.HIGHEST)
 
 
 def l2_normalize(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
-    """Return the direction of `x` along its last axis, in float32; the zero vector stays zero.
+    """Return the direction of `x` along its last axis; the zero vector stays zero.
 
-    Lengths from 1e-30 to 1e+30 keep their direction. Rows outside `where` (bool, one axis less)
-    become zero whatever they hold; any other row that is not finite becomes NaN. The gradient of
-    a row that is zero here is zero.
+    It is float64 if `x` is, or else float32. Lengths from 1e-30 to 1e+30 keep their direction. Rows
+    outside `where` (bool, one axis less) become zero whatever they hold; any other row that is not
+    finite becomes NaN. The gradient of a row that is zero here is zero.
     """
-    return _direction(jnp.asarray(x, jnp.float32), where)
+    return _direction(jnp.asarray(x, float_dtype(x)), where)
 
 
 @jax.custom_jvp
@@ -42,6 +117,23 @@ def _direction_jvp(primals, tangents):
     # as many more passes over x.
     length = _length(*primals)
     direction, change = _over(primals[0], length), _over(tangents[0], length)
+    return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
+
+
+@jax.custom_jvp
+def unit_or_zero(x: jax.Array) -> jax.Array:
+    """Return `unit(x)` of floats, whose zero rows have the gradient of a row of length 1.
+
+    A row of learned prototypes that starts at zero then has a first step, and so a direction.
+    """
+    return _over(x, _length(x, None))
+
+
+@unit_or_zero.defjvp
+def _unit_or_zero_jvp(primals, tangents):
+    length = _length(primals[0], None)
+    direction, change = _over(primals[0], length), _over(tangents[0], length)
+    change = jnp.where(length == jnp.inf, tangents[0], change)
     return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
 
 
@@ -84,10 +176,15 @@ def _over_jvp(primals, tangents):
 
 
 def class_ids(labels: ArrayLike, num_classes: int | None = None) -> jax.Array:
-    """Return labels as int32; -1 outside 0..num_classes-1 (None: outside the range of int32)."""
+    """Return labels as int32; -1 outside 0..num_classes-1 (None: outside the range of int32).
+
+    Without `num_classes`, 64-bit labels (of JAX's 64-bit mode) keep their dtype.
+    """
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if num_classes is None and jnp.result_type(labels) == jnp.int64:
+        return jnp.maximum(labels, -1)
     num_classes = 2**31 - 1 if num_classes is None else num_classes
     # Compared before the cast, which wraps.
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     outside = labels < 0
     if num_classes <= np.iinfo(labels.dtype).max:
         outside = outside | (labels >= num_classes)
@@ -100,53 +197,119 @@ def row_mask(labels: jax.Array, num_classes: int, where: ArrayLike | None = None
     return in_range if where is None else in_range & jnp.asarray(where)
 
 
-def check_features(name: str, features: ArrayLike, dims: int | None = None) -> None:
-    """Raise ValueError unless `features` is a floating [rows, dims] array."""
-    _check_array(name, features)
-    if jnp.ndim(features) != 2:
-        raise ValueError(f"{name} must have shape [rows, dims]; got shape {jnp.shape(features)}")
-    if not jnp.issubdtype(jnp.result_type(features), jnp.floating):
-        raise ValueError(f"{name} must be floating point; got {jnp.result_type(features)}")
-    if dims is not None and jnp.shape(features)[1] != dims:
-        raise ValueError(f"{name} must have {dims} columns; got shape {jnp.shape(features)}")
+def as_array(name: str, value: Any) -> jax.Array | np.ndarray:
+    """Return `value` as a JAX or NumPy array, without a change of dtype.
+
+    Accepted are arrays, numbers, (nested) lists of these, and objects that JAX or NumPy can read:
+    with `__jax_array__`, `__array__` or `__dlpack__`, e.g. `flax.nnx.Param` and torch tensors.
+
+    Raises:
+        ValueError: `value` is none of these.
+    """
+    value = _jax_array(value)
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    try:
+        array = _read(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must be an array or something that can be read as one; "
+            f"got {type(value).__name__}: {error}"
+        ) from error
+    if not (jnp.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        raise ValueError(
+            f"{name} must be an array or something that can be read as one; "
+            f"got {type(value).__name__}"
+        )
+    return array
 
 
-def check_rows(features: ArrayLike, labels: ArrayLike, where: ArrayLike | None = None) -> None:
-    """Raise ValueError unless `labels` (integer) and `where` (bool) match the rows of features."""
-    rows = jnp.shape(features)[0]
-    _check_array("labels", labels)
-    if jnp.shape(labels) != (rows,):
-        raise ValueError(f"labels must have shape ({rows},); got shape {jnp.shape(labels)}")
-    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise ValueError(f"labels must be integers in 0..K-1; got {jnp.result_type(labels)}")
+def _read(value: Any) -> jax.Array | np.ndarray:
+    if isinstance(value, list | tuple):
+        on_device = (isinstance(x, jax.Array) or hasattr(x, "__jax_array__") for x in value)
+        return jnp.asarray(value) if any(on_device) else np.asarray(value)
+    try:
+        return np.asarray(value)
+    except TypeError:
+        # NumPy has no bfloat16 of its own, which torch's tensors may hold, and reads no GPU.
+        if not hasattr(value, "__dlpack__"):
+            raise
+        return jnp.from_dlpack(value)
+
+
+def check_features(
+    name: str, features: ArrayLike, dims: int | None = None
+) -> jax.Array | np.ndarray:
+    """Return `features` as an array; raise ValueError unless it is floating [rows, dims]."""
+    array = as_array(name, features)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape [rows, dims]; got shape {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floating point; got {array.dtype}")
+    if dims is not None and array.shape[1] != dims:
+        raise ValueError(f"{name} must have {dims} columns; got shape {array.shape}")
+    return array
+
+
+def check_labels(
+    rows: int, labels: ArrayLike, num_classes: int | None = None
+) -> jax.Array | np.ndarray:
+    """Return `labels` as an array: integer [rows], or floating [rows, num_classes] soft labels.
+
+    Raises:
+        ValueError: `labels` are neither; without `num_classes`, they are soft.
+    """
+    array = as_array("labels", labels)
+    floating = jnp.issubdtype(array.dtype, jnp.floating)
+    if floating and num_classes is not None and array.ndim == 2:
+        if array.shape != (rows, num_classes):
+            raise ValueError(
+                f"soft labels must have shape ({rows}, {num_classes}); got shape {array.shape}"
+            )
+        return array
+    if array.shape != (rows,) and array.shape != (rows, 1):
+        raise ValueError(f"labels must have shape ({rows},); got shape {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        soft = "" if num_classes is None else f", or soft labels of shape ({rows}, {num_classes})"
+        raise ValueError(f"labels must be integers in 0..K-1{soft}; got {array.dtype}")
+    return array.reshape(rows)
+
+
+def check_where(rows: int, where: ArrayLike | None) -> jax.Array | np.ndarray | None:
+    """Return `where` as an array; raise ValueError unless it is None or bool [rows]."""
     if where is None:
-        return
-    _check_array("where", where)
-    if jnp.shape(where) != (rows,):
-        raise ValueError(f"where must have shape ({rows},); got shape {jnp.shape(where)}")
-    if jnp.result_type(where) != jnp.bool_:
-        raise ValueError(f"where must be bool; got {jnp.result_type(where)}")
+        return None
+    array = as_array("where", where)
+    if array.shape != (rows,):
+        raise ValueError(f"where must have shape ({rows},); got shape {array.shape}")
+    if array.dtype != np.bool_:
+        raise ValueError(f"where must be bool; got {array.dtype}")
+    return array
 
 
-def check_positive(name: str, value: ArrayLike) -> jax.Array:
-    """Return `value` as a float32 scalar.
+def check_positive(name: str, value: ArrayLike, dtype: Any = jnp.float32) -> jax.Array:
+    """Return `value`, a number or an array of one, as a scalar of `dtype`.
 
     Raises:
         ValueError: `value` is not a real scalar, or is a Python or NumPy number that is not
             positive and finite.
     """
-    if isinstance(value, bool):
+    scalar: Any = _jax_array(value)
+    if isinstance(scalar, bool):
         raise ValueError(f"{name} must be a positive finite number; got {value}")
-    if isinstance(value, jax.Array):
-        if jnp.ndim(value) != 0 or not jnp.isrealobj(value):
+    if isinstance(scalar, jax.Array):
+        if scalar.shape not in ((), (1,)) or not jnp.isrealobj(scalar):
             raise ValueError(
-                f"{name} must be a real scalar; got {value.dtype} of shape {value.shape}"
+                f"{name} must be a real scalar; got {scalar.dtype} of shape {scalar.shape}"
             )
-    elif not isinstance(value, numbers.Real | np.ndarray) or np.ndim(value) != 0:
+        return jnp.asarray(scalar, dtype).reshape(())
+    if not isinstance(scalar, numbers.Real) and hasattr(scalar, "__array__"):
+        scalar = np.asarray(scalar)
+        real = scalar.shape in ((), (1,)) and scalar.dtype.kind not in "bcOSU"
+        scalar = scalar.reshape(()).astype(float).item() if real else None
+    if not isinstance(scalar, numbers.Real) or not 0 < float(scalar) < np.inf:
         raise ValueError(f"{name} must be a positive finite number; got {value!r}")
-    elif not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a positive finite number; got {value}")
-    return jnp.asarray(value, jnp.float32)
+    return jnp.asarray(float(scalar), dtype)
 
 
 def check_classes(num_classes: object) -> None:
@@ -158,11 +321,6 @@ def check_classes(num_classes: object) -> None:
 def is_integer(value: object) -> TypeGuard[int]:
     """Return whether `value` is a Python or NumPy integer; True and False are not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _check_array(name: str, value: object) -> None:
-    if not isinstance(value, jax.Array | np.ndarray | np.generic):
-        raise ValueError(f"{name} must be an array; got {type(value).__name__}")
 
 
 def cosines(features: ArrayLike, others: ArrayLike) -> jax.Array:

@@ -46,7 +46,7 @@ def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
             f"pairwise cosine -1/{num_classes - 1} span that many dimensions; got {dim}"
         )
     if num_classes == 1:
-        return numerics.l2_normalize(jax.random.normal(key, (1, dim)))
+        return numerics.l2_normalize(jax.random.normal(key, (1, dim))).astype(jnp.float32)
     # Helmert's orthonormal basis of the vectors of sum zero: its rows are the corners.
     row, column = np.mgrid[:num_classes, 1:num_classes]
     corners = np.where(row < column, 1.0, np.where(row == column, -column, 0.0))
@@ -54,4 +54,4 @@ def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
     basis, triangle = jnp.linalg.qr(jax.random.normal(key, (dim, num_classes - 1)))
     # With this sign the basis is uniformly distributed over all rotations (Mezzadri 2007).
     basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[None, :]
-    return numerics.l2_normalize(numerics.matmul(corners, basis.T))
+    return numerics.l2_normalize(numerics.matmul(corners, basis.T)).astype(jnp.float32)

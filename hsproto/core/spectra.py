@@ -32,6 +32,7 @@ GRAM_ROWS = 1024
 _EPS = float(jnp.finfo(jnp.float32).eps)
 
 
+@numerics.on_any_mesh()
 def effective_rank(matrix: ArrayLike) -> jax.Array:
     """Return the effective rank: the number of equal singular values with the same entropy.
 
@@ -60,8 +61,8 @@ def effective_rank(matrix: ArrayLike) -> jax.Array:
         >>> round(float(geometry.effective_rank(2 * jnp.eye(5, 3))), 3)
         3.0
     """
-    numerics.check_features("matrix", matrix)
-    if 0 in jnp.shape(matrix):
+    matrix = numerics.check_features("matrix", matrix)
+    if 0 in matrix.shape:
         return jnp.zeros((), jnp.float32)
     matrix = jnp.asarray(matrix).astype(jnp.float32)
     return exp_entropy(singular_values(jnp.ldexp(matrix, -binary_exponent(matrix))))

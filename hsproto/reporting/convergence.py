@@ -1,27 +1,28 @@
-"""When a run's geometry converges: the share of training that its measures need.
+"""When the geometry of a run converges: the share of training that its metrics need.
 
   hsproto convergence RUN... [--baseline=CE_RUN] [--out=DIR]
 
-Of the measures on the training set at each evaluation (`eval_every_epochs`, which is how finely a
-share can be told) the exponentially weighted mean is taken. It converges at the first evaluation
-from which on it stays beyond its threshold, or within `--tolerance` (relative) of it. Thresholds:
+Takes the exponentially weighted mean of the metrics on the training set over the evaluations; how
+often these are (`eval_every_epochs`) is the resolution of a share. A metric converges at the first
+evaluation from which on its mean stays beyond its threshold, or within `--tolerance` (relative) of
+it. Thresholds:
 
-- 95 % of Neural Collapse. Of a rank whose optimum is K-1: 0.95 (K-1). Of a measure that falls to
-  0: 5 % of what it is without any collapse, which is 2 for alignments (the squared distance of
-  unrelated directions), and for erank_intra the most that a class's features can have, the smaller
-  of their dimensions and its images less one. That optimum is the paper's; no rank is below 1, so
-  with 20 dimensions or less erank_intra cannot get there.
+- 95 % of Neural Collapse. For a rank with the optimum K-1: 0.95 (K-1). For a metric that falls to
+  0: 5 % of its value without any collapse, which is 2 for alignments (the squared distance of
+  unrelated directions), and for erank_intra the largest rank that the features of a class can have,
+  the smaller of their dimensions and its images less one. That optimum is the paper's; no rank is
+  below 1, so in 20 dimensions or less erank_intra cannot get there.
 - the converged value of the run `--baseline`: its last mean.
 
-A table of shares in per cent, "-" where it never converges and "<" where it has by the first
-evaluation; with --out in full in DIR/convergence.json and DIR/convergence.csv.
+Prints a table of shares in per cent, "-" if a metric never converges and "<" if it has converged by
+the first evaluation; with --out all results go to DIR/convergence.json and DIR/convergence.csv.
 """
 
-import csv
-import io
 import math
 import os
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -30,62 +31,75 @@ from hsproto import config as config_lib
 from hsproto.errors import UserError
 from hsproto.metrics import CONVERGENCE, METRICS
 from hsproto.models import architecture
+from hsproto.reporting.table import csv_text
 from hsproto.runs import files
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.files import to_json, write_text
 from hsproto.runs.metrics_log import read_metrics
+from hsproto.runs.run import Run
 
 DECAY, TOLERANCE = 0.5, 0.01
 COLLAPSE, BASELINE = "95 % of collapse", "value of the baseline"
 
 
-def weighted_mean(values, decay):
-    """Exponentially weighted mean, [N]: m_0 = x_0, m_t = decay · m_(t-1) + (1 - decay) · x_t."""
+def weighted_mean(values: Sequence[float], decay: float) -> np.ndarray:
+    """Return the exponentially weighted mean [N].
+
+    m_0 = x_0, m_t = decay · m_(t-1) + (1 - decay) · x_t.
+    """
     means = []
     for value in values:
         means.append(value if not means else decay * means[-1] + (1 - decay) * value)
     return np.array(means)
 
 
-def stays_from(values, threshold, rises, tolerance=0.0):
-    """Index of the first value [N] from which on none is off the threshold, or None.
+def stays_from(
+    values: Sequence[float], threshold: float, rises: bool, tolerance: float = 0.0
+) -> int | None:
+    """Return the index of the first value [N] from which on all meet the threshold, or None.
 
-    On means at least threshold·(1 - tolerance) where the measure `rises`, at most
-    threshold·(1 + tolerance) where it falls. A value that is not finite is off.
+    A value meets it if it is at least threshold·(1 - tolerance), for a metric that `rises`, or at
+    most threshold·(1 + tolerance), for one that falls. A value that is not finite does not.
     """
     values = np.asarray(values, float)
     if rises:
-        on = values >= threshold * (1 - tolerance)
+        met = values >= threshold * (1 - tolerance)
     else:
-        on = values <= threshold * (1 + tolerance)
-    off = np.flatnonzero(~(on & np.isfinite(values)))
-    first = off[-1] + 1 if len(off) else 0
+        met = values <= threshold * (1 + tolerance)
+    missed = np.flatnonzero(~(met & np.isfinite(values)))
+    first = missed[-1] + 1 if len(missed) else 0
     return int(first) if first < len(values) else None
 
 
-def sizes(config):
-    """Classes, dimensions of what the geometry is of, and images a class of a run's config."""
-    classes = config.num_classes
-    return classes, architecture.output_dim(config), config.num_examples / max(classes, 1)
+def sizes(config: Mapping[str, Any]) -> tuple[int, int, float]:
+    """Return the number of classes, the dimensions and the images per class of a run's config."""
+    # Not config.from_json: keys of a newer version do no harm here.
+    settings = SimpleNamespace(**config_lib.with_defaults(config))
+    classes = settings.num_classes
+    return classes, architecture.output_dim(settings), settings.num_examples / max(classes, 1)
 
 
-def collapse_thresholds(num_classes, dim, images_per_class, share=0.95):
-    """{measure: threshold} of a share of Neural Collapse, as the module tells them."""
+def collapse_thresholds(
+    num_classes: int, dim: int, images_per_class: float, share: float = 0.95
+) -> dict[str, float]:
+    """Return {metric: threshold} of a share of Neural Collapse, see the module."""
     rank = share * (num_classes - 1)
-    apart = (1 - share) * 2
+    distance = (1 - share) * 2
     return {
-        "instance_alignment": apart,
-        "weight_alignment": apart,
+        "instance_alignment": distance,
+        "weight_alignment": distance,
         "erank_weights": rank,
         "erank_intra": (1 - share) * min(dim, images_per_class - 1),
         "erank_inter": rank,
     }
 
 
-def series(records, measure):
-    """(steps [N], values [N]) of a measure on the training set, of a metrics.jsonl's records.
+def series(records: Sequence[Mapping[str, Any]], measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return (steps [N], values [N]) of a metric on the training set.
 
-    Evaluations where it is undefined or no number are left out.
+    Args:
+        records: The objects of a metrics.jsonl; those where the metric is undefined are left out.
+        measure: The metric's name.
     """
     key = f"train/{measure}"
     points = {
@@ -97,14 +111,28 @@ def series(records, measure):
     return np.array(steps), np.array([points[step] for step in steps], float)
 
 
-def converged(records, total, thresholds, decay, tolerance):
-    """{measure: {"threshold", "step", "share", "by_first"}} of a run's records.
+def converged(
+    records: Sequence[Mapping[str, Any]],
+    total: int,
+    thresholds: Mapping[str, float],
+    decay: float = DECAY,
+    tolerance: float = TOLERANCE,
+) -> dict[str, dict[str, Any]]:
+    """Return when the metrics of a run converge.
 
-    step: that of the evaluation where it converges, share: the same in per cent of `total` steps;
-    None where it does not. by_first: whether that is the run's first evaluation, so that it may
-    have been earlier.
+    Args:
+        records: The objects of its metrics.jsonl.
+        total: Its training steps.
+        thresholds: {metric: threshold}.
+        decay: The weight of the mean so far.
+        tolerance: The share of the threshold by which a metric may miss it.
+
+    Returns:
+        {metric: {"threshold", "step", "share", "by_first"}}. The step is that of the evaluation
+        where it converges, the share the same in per cent of `total`; None where it does not.
+        by_first: whether that is the first evaluation, so that it may have converged earlier.
     """
-    found = {}
+    results = {}
     for measure, threshold in thresholds.items():
         steps, values = series(records, measure)
         at = None
@@ -112,66 +140,87 @@ def converged(records, total, thresholds, decay, tolerance):
             at = stays_from(
                 weighted_mean(values, decay), threshold, METRICS[measure].rises, tolerance
             )
-        found[measure] = {
+        results[measure] = {
             "threshold": threshold,
             "step": None if at is None else int(steps[at]),
             "share": None if at is None else 100 * int(steps[at]) / total,
             "by_first": at == 0,
         }
-    return found
+    return results
 
 
-def last_means(records, decay):
-    """{measure: its last exponentially weighted mean}, NaN of one that was never defined."""
+def to_collapse(run: Run) -> dict[str, dict[str, Any]]:
+    """Return what `converged` gives of a finished run at 95 % of collapse.
+
+    {} of a run that is not finished, or whose network or classes are not known.
+    """
+    try:
+        classes, dim, images = sizes(run.config)
+    except (AttributeError, KeyError):
+        return {}
+    if run.summary is None or classes < 1:
+        return {}
+    return converged(run.records, run.summary["step"], collapse_thresholds(classes, dim, images))
+
+
+def last_means(records: Sequence[Mapping[str, Any]], decay: float) -> dict[str, float]:
+    """Return {metric: its last exponentially weighted mean}, NaN if it was never defined."""
     values = {measure: series(records, measure)[1] for measure in CONVERGENCE}
     return {m: weighted_mean(v, decay)[-1] if len(v) else math.nan for m, v in values.items()}
 
 
-def format_table(results):
-    """Shares in per cent as text, a block of runs for each kind of threshold."""
+def format_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the shares in per cent as text, one block of runs per kind of threshold."""
     width = max(24, *(len(name) + 2 for name in results))
     rows = []
     for kind in (COLLAPSE, BASELINE):
-        runs = {name: found[kind] for name, found in results.items() if kind in found}
+        runs = {name: kinds[kind] for name, kinds in results.items() if kind in kinds}
         if runs:
             rows.append(f"{f'to {kind}':<{width}}" + "".join(f"{m:>20}" for m in CONVERGENCE))
-        for name, found in runs.items():
-            cells = "".join(f"{_cell(found[measure]):>20}" for measure in CONVERGENCE)
+        for name, measures in runs.items():
+            cells = "".join(f"{_cell(measures[measure]):>20}" for measure in CONVERGENCE)
             rows.append(f"{name:<{width}}{cells}")
     rows.append("per cent of the training steps; -: never, <: by the first evaluation")
     return "\n".join(rows)
 
 
-def _cell(found):
-    if found["share"] is None:
+def _cell(result):
+    if result["share"] is None:
         return "-"
-    return f"{'<' if found['by_first'] else ''}{found['share']:.1f}"
+    return f"{'<' if result['by_first'] else ''}{result['share']:.1f}"
 
 
-def to_csv(results):
-    """A line for each run, threshold and measure."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(("run", "to", "measure", "threshold", "step", "share_percent", "by_first"))
-    for name, kinds in results.items():
-        for kind, measures in kinds.items():
-            for measure, found in measures.items():
-                cells = ["" if value is None else value for value in found.values()]
-                lines.writerow((name, kind, measure, *cells))
-    return text.getvalue()
+def to_csv(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one line per run, threshold and measure."""
+    columns = ("run", "to", "measure", "threshold", "step", "share_percent", "by_first")
+    return csv_text(
+        columns,
+        (
+            (name, kind, measure, *result.values())
+            for name, kinds in results.items()
+            for kind, measures in kinds.items()
+            for measure, result in measures.items()
+        ),
+    )
 
 
-def analyse(workdirs, baseline=None, decay=DECAY, tolerance=TOLERANCE):
-    """{workdir: {kind of threshold: what `converged` gives}} of finished runs.
+def analyze(
+    workdirs: Sequence[str],
+    baseline: str | None = None,
+    decay: float = DECAY,
+    tolerance: float = TOLERANCE,
+) -> dict[str, dict[str, Any]]:
+    """Return {workdir: {kind of threshold: what `converged` gives}} of finished runs.
 
-    Raises UserError where a run is not finished, was never evaluated, or the baseline is of other
-    data or classes.
+    Raises:
+        UserError: A run is not finished or was never evaluated, or the baseline was trained on
+            other data or classes.
     """
     reference = baseline and _read(baseline)
     results = {}
     for workdir in workdirs:
         summary, records = _read(workdir)
-        thresholds = {COLLAPSE: collapse_thresholds(*sizes(_config(summary)))}
+        thresholds = {COLLAPSE: collapse_thresholds(*sizes(summary["config"]))}
         if reference:
             for key in ("dataset", "class_list", "num_classes", "num_examples"):
                 theirs, ours = (s["config"].get(key, "") for s in (reference[0], summary))
@@ -196,15 +245,10 @@ def _read(workdir):
     return summary, records
 
 
-def _config(summary):
-    # Not config.from_json: a newer version's key does not hinder what is read here.
-    return SimpleNamespace(**config_lib.with_defaults(summary["config"]))
-
-
 def main(argv):
     parser = cli.Parser(__doc__, prog="hsproto convergence")
     parser.add_argument("workdirs", nargs="+", metavar="RUN", help="the workdir of a finished run")
-    parser.add_argument("--baseline", metavar="RUN", help="a finished run, as of cross_entropy")
+    parser.add_argument("--baseline", metavar="RUN", help="a finished run, e.g. of cross_entropy")
     parser.add_argument(
         "--decay", type=float, default=DECAY, help="weight of the mean so far; default: %(default)s"
     )
@@ -219,7 +263,7 @@ def main(argv):
     for key in ("decay", "tolerance"):
         if not 0 <= getattr(args, key) < 1:
             parser.error(f"--{key}={getattr(args, key)} must be at least 0 and below 1")
-    results = analyse(args.workdirs, args.baseline, args.decay, args.tolerance)
+    results = analyze(args.workdirs, args.baseline, args.decay, args.tolerance)
     print(format_table(results))
     if args.out:
         try:
@@ -229,7 +273,7 @@ def main(argv):
                 f"--out={args.out} is no folder to write to: {error.strerror}"
             ) from None
         options = {k: getattr(args, k) for k in ("baseline", "decay", "tolerance")}
-        found = to_json({"options": options, "runs": results}, indent=1)
-        write_text(os.path.join(args.out, "convergence.json"), found)
+        content = to_json({"options": options, "runs": results}, indent=1)
+        write_text(os.path.join(args.out, "convergence.json"), content)
         write_text(os.path.join(args.out, "convergence.csv"), to_csv(results))
     return 0

@@ -1,68 +1,72 @@
-"""Which runs belong into one picture: those of a data set that differ in loss and seed alone.
+"""Which runs belong together: runs to compare, seeds to average, grids and sweeps.
 
-Losses may differ in what each of them always goes with, as SCL in its head and augmentation: a key
-of the config parts runs only where runs of the same loss differ in it, or where it is of the data.
+A picture holds the runs on a data set that differ in loss and seed alone. Losses may differ in what
+each of them always goes with, e.g. SCL in its head and augmentation: a key of the config separates
+runs only if runs of the same loss differ in it, or if it describes the data.
 """
 
 import json
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from hsproto.methods import METHODS, method_of
 from hsproto.reporting import table as table_lib
 from hsproto.runs import run as run_lib
-from hsproto.runs.run import data_set, imbalance_factor
+from hsproto.runs.run import Run, data_set, imbalance_factor
 
-# Keys that tell the versions of a data set apart.
+# Keys that distinguish versions of a data set.
 DATA = ("source", "num_classes", "num_examples", "subset_seed", "image_size", "channels")
 # The axes of a phase diagram.
 GRID = ("temperature", "batch_size")
 
 
 class Comparison(NamedTuple):
-    """Runs that are held against each other.
+    """Runs that are compared with each other.
 
-    data: the data set's name. settings: {config key: value} of what tells them from other runs on
-    it. by_loss: {loss: [Run]}. also: config keys in which losses differ besides, sorted.
+    Attributes:
+        data: The name of the data set.
+        settings: {config key: value} that separates them from other runs on it.
+        by_loss: {loss: runs}.
+        also: Further config keys in which losses differ, sorted.
     """
 
     data: str
-    settings: dict
-    by_loss: dict
-    also: list
+    settings: dict[str, Any]
+    by_loss: dict[str, list[Run]]
+    also: list[str]
 
 
-def find(runs):
-    """The comparisons among `runs`, by data set, as a list of `Comparison`.
+def find(runs: Sequence[Run]) -> list[Comparison]:
+    """Return the comparisons among runs, by data set.
 
-    Of a grid of temperatures and batch sizes, whose every point would be one, the point with the
-    most runs alone.
+    In a grid of temperatures and batch sizes every point would be one; only the point with the most
+    runs is returned.
     """
-    found = []
+    comparisons = []
     for data, group in _by_data(runs).items():
-        keys = _parting(group)
+        keys = _separating(group)
         for _, part in _split(group, [key for key in keys if key not in GRID]):
             points = _split(part, [key for key in keys if key in GRID])
             if _in_grids(part):
                 points = [max(points, key=lambda point: len(point[1]))]
-            for _, runs_there in points:
-                found.append(_comparison(data, runs_there, keys))
-    return found
+            comparisons += [_comparison(data, members, keys) for _, members in points]
+    return comparisons
 
 
-def grids(runs):
-    """The grids of temperatures and batch sizes among finished `runs`, as `find` gives them."""
-    found = []
+def grids(runs: Sequence[Run]) -> list[Comparison]:
+    """Return the grids of temperatures and batch sizes among finished runs."""
+    comparisons = []
     for data, group in _by_data([run for run in runs if run.summary is not None]).items():
-        keys = [key for key in _parting(group) if key not in GRID]
+        keys = [key for key in _separating(group) if key not in GRID]
         for _, part in _split(group, keys):
-            if whole := _in_grids(part):
-                found.append(_comparison(data, whole, keys, axes=GRID))
-    return found
+            if members := _in_grids(part):
+                comparisons.append(_comparison(data, members, keys, axes=GRID))
+    return comparisons
 
 
-def describe(comparison, what):
-    """The lines that say what a picture shows, of which data, and of runs of which settings."""
+def describe(comparison: Comparison, what: str) -> list[str]:
+    """Return the lines that say what a picture shows, of which data and which settings."""
     values = comparison.settings.items()
     settings = ", ".join(f"{key}={table_lib.format_value(value)}" for key, value in values)
     also = f"losses also differ in {', '.join(comparison.also)}" if comparison.also else ""
@@ -70,7 +74,7 @@ def describe(comparison, what):
 
 
 def _in_grids(runs):
-    """Those of the losses that vary both their temperature and the batch size."""
+    """The runs of losses whose temperature and batch size both vary."""
     return [run for group in _by_loss(runs).values() if _is_grid(group) for run in group]
 
 
@@ -81,30 +85,29 @@ def _is_grid(runs):
 
 def _by_data(runs):
     """{name: runs}, by data set in order of appearance."""
-    found = {}
+    groups = {}
     for run in runs:
-        name, factor = run_lib.data_set(run), run_lib.imbalance_factor(run)
-        name += f" LT {factor:g}" if factor < 1 else ""
-        found.setdefault(name, []).append(run)
-    return found
+        name, factor = data_key(run)
+        groups.setdefault(f"{name} LT {factor:g}" if factor < 1 else name, []).append(run)
+    return groups
 
 
 def _by_loss(runs):
-    """{loss: runs} in the order of `methods.METHODS`, those it does not know at the end."""
-    found = {loss: [] for loss in METHODS}
+    """{loss: runs} in the order of `methods.METHODS`, unknown losses at the end."""
+    groups = {loss: [] for loss in METHODS}
     for run in runs:
-        found.setdefault(run_lib.settings(run)["loss"], []).append(run)
-    return {loss: group for loss, group in found.items() if group}
+        groups.setdefault(run_lib.settings(run)["loss"], []).append(run)
+    return {loss: group for loss, group in groups.items() if group}
 
 
-def _parting(runs):
-    """The config keys that part runs on a data set, see the module."""
+def _separating(runs):
+    """The config keys that separate runs on a data set, see the module."""
     of_losses = {key for group in _by_loss(runs).values() for key in _varying(group)}
     return [key for key in _varying(runs) if key in DATA or key in of_losses]
 
 
 def _varying(runs):
-    """Of `varying`, the keys that their losses look at."""
+    """Of `varying`, the keys that the losses use."""
     heated = [run for run in runs if _has(run, "temperature")]
     varies = "temperature" in varying(heated) if heated else False
     return [key for key in varying(runs) if key != "temperature" or varies]
@@ -115,7 +118,7 @@ def _has(run, key):
 
 
 def _split(runs, keys):
-    """[(values, runs)] by the values of `keys`; a loss without temperature is at all of them."""
+    """[(values, runs)] by the values of `keys`; a loss without temperature is in all of them."""
     points = {}
     for run in runs:
         point = {key: run_lib.settings(run)[key] for key in keys if _has(run, key)}
@@ -126,9 +129,12 @@ def _split(runs, keys):
         others = [other for other, _ in points if len(other) > len(point)]
         if any(_agree(point, other) for other in others):
             continue
-        joining = [m for other, ms in points if len(other) < len(point) for m in ms
-                   if _agree(other, point)]  # fmt: skip
-        split.append((point, members + joining))
+        joining = [
+            other_members
+            for other, other_members in points
+            if len(other) < len(point) and _agree(other, point)
+        ]
+        split.append((point, sum(joining, members)))
     return split
 
 
@@ -143,97 +149,123 @@ def _comparison(data, runs, keys, axes=()):
     return Comparison(data, settings, _by_loss(runs), also)
 
 
-def on_whole_sets(found):
-    return [run for run in found if imbalance_factor(run) == 1]
+def data_key(run: Run) -> tuple[str, float]:
+    """Return what a run was trained on: its data set and the imbalance factor of that."""
+    return data_set(run), imbalance_factor(run)
 
 
-def settings_without_loss(run):
-    """What a run shares with its baseline: its seed, and its settings but for the loss's own."""
-    settings = run_lib.settings(run)
-    for key in ("loss", "temperature", "head"):
-        settings.pop(key)
-    return json.dumps([settings, run.config.get("seed")], sort_keys=True)
+def by_data_key(runs: Iterable[Run]) -> dict[tuple[str, float], list[Run]]:
+    """Return {`data_key`: runs}, in the order of their first."""
+    return _grouped(runs, data_key)
 
 
-def by_settings(runs):
-    """Lists of the runs that differ in nothing but their seeds, in the order of their first."""
+def _grouped(runs, key):
     groups = {}
     for run in runs:
-        groups.setdefault(json.dumps(run_lib.settings(run), sort_keys=True), []).append(run)
-    return list(groups.values())
-
-
-def varying(runs):
-    """The config keys in whose values runs differ, the seed aside, sorted."""
-    found = [run_lib.settings(run) for run in runs]
-    keys = {key for one in found for key in one}
-    return sorted(key for key in keys if any(s.get(key) != found[0].get(key) for s in found))
-
-
-def drop_duplicates(found):
-    """(runs, duplicates) of which no two have the same settings and seed; finished ones stay."""
-    kept, duplicates = {}, []
-    for run in sorted(found, key=lambda run: run.summary is None):
-        key = json.dumps([run_lib.settings(run), run.config.get("seed")], sort_keys=True)
-        if kept.setdefault(key, run) is not run:
-            duplicates.append(run)
-    stay = {run.workdir for run in kept.values()}
-    return [run for run in found if run.workdir in stay], duplicates
-
-
-def one_point_per_grid(found):
-    """(runs, {(data set, imbalance factor): points}), of grids of temperatures and batch sizes one.
-
-    That is the one with the most runs on the data. Losses without a temperature go with the others.
-    points: those that stand for a grid, pairs as `GRID`.
-    """
-    parts, points, gridded = {}, {}, set()
-    for run in found:
-        settings = run_lib.settings(run)
-        point = tuple(settings.pop(key) for key in GRID)
-        part = parts.setdefault(json.dumps(settings, sort_keys=True), {})
-        part.setdefault(point, []).append(run)
-        points.setdefault((data_set(run), imbalance_factor(run)), Counter())[point] += 1
-    for part in parts.values():
-        if all(len(set(values)) > 1 for values in zip(*part, strict=True)):
-            gridded |= {
-                (data_set(run), imbalance_factor(run))
-                for members in part.values()
-                for run in members
-            }
-    kept, standing = set(), {}
-    for part in parts.values():
-        run = next(iter(part.values()))[0]
-        on = data_set(run), imbalance_factor(run)
-        heated = method_of(run.config["loss"]).temperature
-        grid = all(len(set(values)) > 1 for values in zip(*part, strict=True)) or not heated
-        if on in gridded and grid:
-            usual = max(part, key=lambda point: (points[on][point], len(part[point])))
-            if heated:
-                standing.setdefault(on, set()).add(usual)
-            part = {usual: part[usual]}
-        kept |= {run.workdir for members in part.values() for run in members}
-    return [run for run in found if run.workdir in kept], standing
-
-
-def finished_by_data(found):
-    """{data set, with its imbalance factor below 1: finished runs}."""
-    groups = {}
-    for run in found:
-        if run.summary:
-            tail = (
-                f", imbalance_factor={imbalance_factor(run):g}" if imbalance_factor(run) < 1 else ""
-            )
-            groups.setdefault(data_set(run) + tail, []).append(run)
+        groups.setdefault(key(run), []).append(run)
     return groups
 
 
-def families(members, key):
-    """Lists of runs that differ in nothing but seeds and `key`, with two of its values or more."""
-    families = {}
-    for run in members:
-        settings = run_lib.settings(run)
-        value = json.dumps(settings.pop(key))
-        families.setdefault(json.dumps(settings, sort_keys=True), {}).setdefault(value, [])
-        families[json.dumps(settings, sort_keys=True)][value].append(run)
-    return [sum(values.values(), []) for values in families.values() if len(values) > 1]
+def on_whole_sets(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs on training sets that are not a long tail."""
+    return [run for run in runs if imbalance_factor(run) == 1]
+
+
+def _settings_key(run, *without):
+    """A run's settings but for the keys `without`, to compare and to group by."""
+    settings = {k: v for k, v in run_lib.settings(run).items() if k not in without}
+    return json.dumps(settings, sort_keys=True)
+
+
+def settings_without_loss(run: Run) -> tuple[str, Any]:
+    """Return what a run shares with its baseline: its settings but for the loss's own, its seed."""
+    return _settings_key(run, "loss", "temperature", "head"), run.config.get("seed")
+
+
+def by_settings(runs: Iterable[Run]) -> list[list[Run]]:
+    """Return lists of the runs that differ in their seeds alone, in the order of their first."""
+    return list(_grouped(runs, _settings_key).values())
+
+
+def varying(runs: Iterable[Run]) -> list[str]:
+    """Return the config keys in which runs differ, the seed aside, sorted."""
+    settings = [run_lib.settings(run) for run in runs]
+    keys = {key for each in settings for key in each}
+    return sorted(key for key in keys if any(s.get(key) != settings[0].get(key) for s in settings))
+
+
+def drop_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Run]]:
+    """Return (runs, duplicates): no two runs have the same settings and seed.
+
+    Of duplicates a finished one stays.
+    """
+    first, duplicates = {}, []
+    for run in sorted(runs, key=lambda run: run.summary is None):
+        key = _settings_key(run), run.config.get("seed")
+        if first.setdefault(key, run) is not run:
+            duplicates.append(run)
+    stay = {run.workdir for run in first.values()}
+    return [run for run in runs if run.workdir in stay], duplicates
+
+
+def one_point_per_grid(
+    runs: Sequence[Run],
+) -> tuple[list[Run], dict[tuple[str, float], set[tuple]]]:
+    """Return runs with one point of each grid of temperatures and batch sizes.
+
+    That is the point with the most runs on the data. Losses without a temperature go with the
+    others.
+
+    Returns:
+        The runs, and {`data_key`: the points that stand for a grid, pairs as `GRID`}.
+    """
+    counts = {data: Counter(map(_point, members)) for data, members in by_data_key(runs).items()}
+    families = [
+        _grouped(members, _point)
+        for members in _grouped(runs, lambda run: _settings_key(run, *GRID)).values()
+    ]
+    gridded = {
+        data_key(run)
+        for points in families
+        if _varies_on_both_axes(points)
+        for members in points.values()
+        for run in members
+    }
+    stay, standing = set(), {}
+    for points in families:
+        run = next(iter(points.values()))[0]
+        data, heated = data_key(run), method_of(run.config["loss"]).temperature
+        if data in gridded and (_varies_on_both_axes(points) or not heated):
+            usual = max(points, key=lambda point: (counts[data][point], len(points[point])))
+            if heated:
+                standing.setdefault(data, set()).add(usual)
+            points = {usual: points[usual]}
+        stay |= {run.workdir for members in points.values() for run in members}
+    return [run for run in runs if run.workdir in stay], standing
+
+
+def _point(run):
+    return tuple(run_lib.settings(run)[key] for key in GRID)
+
+
+def _varies_on_both_axes(points):
+    return all(len(set(values)) > 1 for values in zip(*points, strict=True))
+
+
+def finished_by_data(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Return {data set, with its imbalance factor below 1: finished runs}."""
+    groups = by_data_key(run for run in runs if run.summary)
+    return {
+        f"{name}, imbalance_factor={factor:g}" if factor < 1 else name: members
+        for (name, factor), members in groups.items()
+    }
+
+
+def families(runs: Iterable[Run], key: str) -> list[list[Run]]:
+    """Return lists of runs that differ in seeds and `key` alone, with two of its values or more."""
+    groups = []
+    for members in _grouped(runs, lambda run: _settings_key(run, key)).values():
+        by_value = _grouped(members, lambda run: json.dumps(run_lib.settings(run)[key]))
+        if len(by_value) > 1:
+            groups.append(sum(by_value.values(), []))
+    return groups

@@ -1,4 +1,4 @@
-"""A table of measured values, as Markdown and as CSV.
+"""Tables of measured values, as Markdown and as CSV.
 
 What is undefined or was not measured is a dash in Markdown and empty in CSV, never 0.
 """
@@ -7,15 +7,24 @@ import csv
 import io
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from hsproto.metrics import defined, format_number
 
 
 class Value(NamedTuple):
-    """What was measured, over `n` seeds, and what the paper has for it.
+    """What was measured over seeds, and the paper's number for it.
 
-    std: sample standard deviation; None of one seed. undefined: how many further seeds have no
-    value. digits: decimals in Markdown; None: four, or powers of ten where the value is small.
-    best: bold in Markdown. sign: before the number, as "<".
+    Attributes:
+        mean: The mean; None if undefined.
+        std: The sample standard deviation; None of one seed.
+        n: The number of seeds with a value.
+        undefined: The number of further seeds, which have none.
+        paper: The paper's number.
+        digits: Decimals in Markdown; None: four, or a power of ten for small values.
+        best: Whether it is bold in Markdown.
+        sign: Stands before the number, e.g. "<".
     """
 
     mean: float | None
@@ -28,32 +37,33 @@ class Value(NamedTuple):
     sign: str = ""
 
     @property
-    def difference(self):
-        """Measured less the paper's, or None."""
+    def difference(self) -> float | None:
+        """The mean less the paper's number."""
         return self.mean - self.paper if defined(self.mean) and defined(self.paper) else None
 
 
 class Table(NamedTuple):
-    """`rows` are pairs (texts of the `labels`, a cell for each of the `columns`).
+    """A table of results.
 
-    A cell is a `Value`, text, or None where there is nothing. `name` is that of its files.
+    Attributes:
+        name: The name of its files.
+        title: Its title.
+        note: What it says below the title.
+        labels: The names of the columns that name a row.
+        columns: The names of the other columns.
+        rows: Pairs (texts of the labels, one cell per column). A cell is a `Value`, text, or None.
     """
 
     name: str
     title: str
     note: str
-    labels: tuple
-    columns: tuple
-    rows: list
+    labels: tuple[str, ...]
+    columns: tuple[str, ...]
+    rows: list[tuple[tuple[str, ...], tuple[Value | str | None, ...]]]
 
 
-def defined(value):
-    """Whether a value is a finite number."""
-    return value is not None and math.isfinite(value)
-
-
-def mean_over_seeds(values, **kwargs):
-    """The `Value` of a list of numbers, one a seed; those that are undefined do not count."""
+def mean_over_seeds(values: Sequence[float | None], **kwargs: Any) -> Value:
+    """Return the `Value` of one number per seed; those that are undefined do not count."""
     count = len(values)
     values = [float(value) for value in values if defined(value)]
     undefined = count - len(values)
@@ -66,27 +76,18 @@ def mean_over_seeds(values, **kwargs):
     return Value(mean, std, len(values), undefined, **kwargs)
 
 
-def number(value, digits=2):
-    """A number as text with so many decimals, or a dash; digits None as in `Value`."""
-    if not defined(value):
-        return "-"
-    if digits is not None:
-        return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.00
-    return f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
-
-
-def escape(text):
-    """Text from outside, as a run's name, that Markdown shows as it is in a table's cell."""
+def escape(text: object) -> str:
+    """Return text, e.g. the name of a run, as Markdown shows it unchanged in a table's cell."""
     return re.sub(r"([\\`*|<\[\]$])", r"\\\1", " ".join(str(text).split()))
 
 
-def file_name(text):
-    """A table's name of the names of data sets, as its files have it."""
+def file_name(text: str) -> str:
+    """Return a table's name, with the names of data sets in it, as a file can have it."""
     return re.sub(r"[^A-Za-z0-9_.=-]+", "_", text).strip("_")
 
 
-def to_markdown(table):
-    """Title, note and rows: 73.38 ± 0.28 (n=5; paper 73.60, -0.22)."""
+def to_markdown(table: Table) -> str:
+    """Return title, note and rows: 73.38 ± 0.28 (n=5; paper 73.60, -0.22)."""
     lines = [f"## {escape(table.title)}", ""]
     lines += [escape(table.note), ""] if table.note else []
     head = [*map(escape, (*table.labels, *table.columns))]
@@ -97,20 +98,27 @@ def to_markdown(table):
     return "\n".join(lines) + "\n"
 
 
-def to_csv(table):
-    """A line for each cell that has something: the row's labels, the column, then what is known."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow((*table.labels, "column", "mean", "std", "n", "paper", "difference", "remark"))
+def to_csv(table: Table) -> str:
+    """Return one CSV line per cell that has something: labels and column, then what is known."""
+    columns = (*table.labels, "column", "mean", "std", "n", "paper", "difference", "remark")
+    return csv_text(columns, _csv_rows(table))
+
+
+def _csv_rows(table):
     for labels, cells in table.rows:
         for column, cell in zip(table.columns, cells, strict=True):
             if isinstance(cell, Value):
-                found = (cell.mean, cell.std, cell.n, cell.paper, cell.difference)
-                shown = ["" if value is None else value for value in found]
                 remark = f"{cell.undefined} undefined" if cell.undefined else cell.sign
-                lines.writerow((*labels, column, *shown, remark))
+                values = (cell.mean, cell.std, cell.n, cell.paper, cell.difference)
+                yield (*labels, column, *values, remark)
             elif cell is not None:
-                lines.writerow((*labels, column, *[""] * 5, cell))
+                yield (*labels, column, *[None] * 5, cell)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV below their column names; None is empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
     return text.getvalue()
 
 
@@ -119,31 +127,31 @@ def _cell(cell):
         return "-"
     if not isinstance(cell, Value):
         return escape(cell)
-    text = number(cell.mean, cell.digits)
+    text = format_number(cell.mean, cell.digits)
     if defined(cell.mean):
         text = escape(cell.sign) + text
     if cell.std is not None:
-        text += f" ± {number(cell.std, cell.digits)}"
+        text += f" ± {format_number(cell.std, cell.digits)}"
     text = f"**{text}**" if cell.best else text
     beside = [f"n={cell.n}"] if cell.n > 1 or (cell.n and cell.undefined) else []
     beside += [f"{cell.undefined} undefined"] if cell.n and cell.undefined else []
     if cell.paper is not None:
         paper = f"paper {cell.paper:g}"
         if cell.difference is not None:
-            difference = number(cell.difference, cell.digits)
+            difference = format_number(cell.difference, cell.digits)
             paper += f", {difference if difference.startswith('-') else f'+{difference}'}"
         beside.append(paper)
     return f"{text} ({'; '.join(beside)})" if beside else text
 
 
-def natural_key(text):
-    """A key that sorts texts with numbers in them by these: resnet50 before resnet101."""
+def natural_key(text: object) -> list[tuple[float, str]]:
+    """Return a key that sorts texts by the numbers in them: resnet50 before resnet101."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(text))
     return [(float(part), "") if i % 2 else (-1.0, part) for i, part in enumerate(parts)]
 
 
-def format_value(value):
-    """A config's value as the command line would have it."""
+def format_value(value: object) -> str:
+    """Return a value of a config as the command line takes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

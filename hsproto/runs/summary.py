@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import math
 import os
 import platform
 import zipfile
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 from hsproto import config as config_lib
 from hsproto import geometry
 from hsproto.errors import UserError
-from hsproto.metrics import LONG_TAIL, METRICS
+from hsproto.metrics import LONG_TAIL, METRICS, defined, format_number
 from hsproto.models import architecture
 from hsproto.runs import config_file
 from hsproto.runs.files import (
@@ -38,8 +37,7 @@ def format_table(summary: dict) -> str:
     lines = [f"{name:<66}{'test':>9}{'train':>9}{'optimum':>9}"]
     for key, metric in (LONG_TAIL | METRICS).items():
         values = [summary[split].get(key) for split in ("test", "train")]
-        undefined = not any(value is not None and math.isfinite(value) for value in values)
-        if undefined and not (key in LONG_TAIL and key in summary["test"]):
+        if not any(map(defined, values)) and not (key in LONG_TAIL and key in summary["test"]):
             continue
         cells = "".join(format_cell(v) for v in (*values, at_collapse.get(key)))
         lines.append(f"{f'{key:<23} {metric.meaning}':<66}{cells}")
@@ -48,10 +46,7 @@ def format_table(summary: dict) -> str:
 
 def format_cell(value: float | None) -> str:
     """Return a metric's value as text of nine characters; a dash if it is undefined."""
-    if value is None or not math.isfinite(value):
-        return f"{'-':>9}"
-    text = f"{value:.4f}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
-    return f"{text:>9}"
+    return f"{format_number(value):>9}"
 
 
 def read_summary(workdir: str) -> dict:

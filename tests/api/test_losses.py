@@ -270,10 +270,10 @@ def test_labels_may_be_integers_of_any_width(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["nonl", "scl"])
-def test_results_stay_float32_where_64_bit_types_are_on(name):
+def test_results_of_float32_stay_float32_where_64_bit_types_are_on(name):
     inputs = make(10, SHAPES[0])
     with jax.enable_x64(True):
-        wide = jax.tree.map(jnp.asarray, float64(inputs)._replace(temperature=0.2))
+        wide = jax.tree.map(jnp.asarray, inputs._replace(temperature=np.float64(0.2)))
         found = call(losses, name, wide)
         assert found.values.dtype == jnp.float32 and found.mean().dtype == jnp.float32
     np.testing.assert_allclose(found.values, run(name, inputs)[0].values, rtol=1e-5, atol=1e-5)
@@ -285,7 +285,8 @@ def test_labels_beyond_int32_are_masked_and_never_wrap_to_another_class():
     wide[0] += 2**32
     found = losses.normface(inputs.features, inputs.prototypes, wide, temperature=0.1)
     assert not found.valid[0] and np.all(found.valid[1:])
-    assert not np.any(losses.scl(inputs.features, wide + 2**33, temperature=0.1).valid)
+    with pytest.raises(ValueError, match="labels must be below 2³¹-1.*np.unique"):
+        losses.scl(inputs.features, wide + 2**33, temperature=0.1)
 
 
 def test_nonl_has_no_value_where_the_batch_holds_one_class():
@@ -423,10 +424,11 @@ def wrong(name):
     """(argument, value, what the message must tell) for each way to call the loss wrongly."""
     yield "features", np.ones(4, np.float32), r"features.*\(4,\)"
     yield "features", np.ones((4, 2, 2), np.float32), r"features.*\(4, 2, 2\)"
-    yield "labels", np.zeros((4, 1), np.int32), r"labels.*\(4, 1\)"
+    yield "labels", np.zeros((4, 2), np.int32), r"labels.*\(4, 2\)"
     yield "labels", np.zeros(3, np.int32), r"labels.*\(3,\)"
     yield "labels", np.zeros(4, np.float32), r"labels.*integer.*float32"
-    yield "labels", [0, 1, 2, 0], r"labels.*array.*list"
+    yield "labels", ["a", "b", "c", "a"], r"labels.*array.*list"
+    yield "labels", None, r"labels.*array.*NoneType"
     yield "where", np.ones(3, bool), r"where.*\(3,\)"
     yield "where", np.ones(4, np.float32), r"where.*bool.*float32"
     if name in WITH_PROTOTYPES:

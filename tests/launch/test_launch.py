@@ -88,31 +88,81 @@ esac"""
 
 
 def verbs(calls):
-    return [word for c in calls for word in c.split() if word in ("create", "scp", "delete")]
+    pods = [c for c in calls if c.startswith("gcloud")]
+    return [word for c in pods for word in c.split() if word in ("create", "scp", "delete")]
+
+
+def on_a_pod(tmp_path, *flags, state="READY", fails="", **environment):
+    """tpu_pod.sh with stand-ins; `calls` of gcloud alone matter, git says that all is committed."""
+    stand_in(tmp_path, "sleep", "")
+    stand_in(tmp_path, "git", environment.pop("git", ""))
+    stand_in(tmp_path, "gcloud", gcloud(state, fails))
+    flags = (*POD, "--config=configs/digits.py", "--workdir=w", *flags)
+    return launch(tmp_path, "tpu_pod.sh", *flags, PYTHON=sys.executable, **environment)
 
 
 def test_a_pod_that_was_preempted_is_created_anew(tmp_path):
-    stand_in(tmp_path, "sleep", "")
-    stand_in(tmp_path, "gcloud", gcloud("PREEMPTED", fails="*hsproto.train*"))
-    flags = (*POD, "--spot", "--tries=2", "--config=a.py", "--workdir=w")
-    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    done, calls = on_a_pod(
+        tmp_path, "--spot", "--tries=2", state="PREEMPTED", fails="*hsproto.train*"
+    )
     assert done.returncode == 1
     assert verbs(calls) == ["create", "scp", "delete", "create", "scp", "delete"]
     assert any("--version=v2-alpha-tpuv5-lite --spot" in c for c in calls)
 
 
 def test_a_pod_is_created_used_and_deleted_also_after_a_failure(tmp_path):
-    stand_in(tmp_path, "sleep", "")
-    stand_in(tmp_path, "gcloud", gcloud("READY", fails="*hsproto.train*"))
-    flags = (*POD, "--tries=2", "--config=a.py", "--workdir=w")
-    done, calls = launch(tmp_path, "tpu_pod.sh", *flags)
+    done, calls = on_a_pod(tmp_path, "--tries=2", fails="*hsproto.train*")
     assert done.returncode == 1
     assert verbs(calls) == ["create", "scp", "delete"]
+    assert "deleting the pod p, which this call created" in done.stderr
     trained = [c for c in calls if "hsproto.train" in c]
     assert len(trained) == 2
-    assert "--distributed --config=a.py --workdir=/mnt/hsproto/w" in trained[0]
+    assert "--distributed --config=configs/digits.py --workdir=/mnt/hsproto/w" in trained[0]
+    # What may still run after a dropped connection ends before training starts.
+    stopped = [i for i, c in enumerate(calls) if "pkill -TERM" in c]
+    assert len(stopped) == 2 and all(calls.index(trained[0]) > i for i in stopped[:1])
     done, _ = launch(tmp_path, "tpu_pod.sh", "--name=p")
     assert done.returncode == 2 and "--zone is missing" in done.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+@pytest.mark.parametrize("state", ["READY", "PREEMPTED"])
+def test_a_pod_that_stood_before_is_never_deleted(tmp_path, state, status):
+    (tmp_path / "gcloud.state").write_text(state)
+    fails = "*hsproto.train*) exit 2 ;; never" if status == 2 else "*hsproto.train*" * (status == 1)
+    done, calls = on_a_pod(tmp_path, "--tries=2", fails=fails)
+    assert done.returncode == (status if state == "READY" else 2), done.stderr
+    assert not {"create", "delete"} & set(verbs(calls))
+    told = "is left standing" if state == "READY" else "was not created by this call"
+    assert told in done.stderr
+
+
+def test_flags_of_the_pod_are_passed_on(tmp_path):
+    done, calls = on_a_pod(
+        tmp_path, "--project=q", "--network=n", "--reservation=r", "--gcloud", "--labels=a=b"
+    )
+    assert done.returncode == 0, done.stderr
+    (created,) = [c for c in calls if " create " in c]
+    assert all(f in created for f in ("--network=n", "--reservation=r", "--labels=a=b"))
+    assert all("--project=q" in c for c in calls if c.startswith("gcloud"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "git", "message"),
+    [
+        (["--config=configs/none.py"], "", "no file 'configs/none.py'"),
+        (["--config=configs/digits.py:nothing=1"], "", "unknown config key 'nothing'"),
+        (["--config=configs/cifar.py"], "", "must be a path below /mnt/hsproto"),
+        (["--workdir=gs://bucket/run"], "", "must be a folder on the share"),
+        (["--workdir=/tmp/run"], "", "must be a folder on the share"),
+        ([], 'case "$*" in *status*) echo "M configs/a.py" ;; esac', "only what is committed"),
+        ([], 'case "$*" in *ls-files*) exit 1 ;; esac', "is not a committed file"),
+    ],
+)
+def test_nothing_is_created_where_a_run_could_not_start(tmp_path, flags, git, message):
+    done, calls = on_a_pod(tmp_path, *flags, git=git)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert not [c for c in calls if c.startswith("gcloud")]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +176,13 @@ def test_a_slurm_job_is_queued_again_until_its_run_is_finished(tmp_path, status,
     done, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", SLURM_JOB_ID="7")
     assert done.returncode == status
     assert sum(c == "scontrol requeue 7" for c in calls) == queued
+
+
+def test_a_slurm_job_hands_its_cores_to_its_processes(tmp_path):
+    stand_in(tmp_path, "srun", "exit 2")
+    environment = {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "12"}
+    _, calls = launch(tmp_path, "slurm.sbatch", f"--workdir={tmp_path}", **environment)
+    assert "--cpus-per-task=12" in calls[0]
 
 
 def test_a_slurm_job_that_fails_again_and_again_is_given_up(tmp_path):

@@ -135,11 +135,11 @@ def test_a_run_that_is_there_from_the_first_evaluation_says_so(tmp_path, capsys)
 def test_a_key_of_a_newer_version_does_not_hinder(tmp_path):
     ours = run(tmp_path / "a", "nonl", [5.0, 5.0])
     path = tmp_path / "a" / "summary.json"
-    before = convergence_lib.analyse([ours])
+    before = convergence_lib.analyze([ours])
     summary = json.loads(path.read_text())
     summary["config"]["of_a_newer_version"] = 1
     path.write_text(json.dumps(summary))
-    assert convergence_lib.analyse([ours]) == before
+    assert convergence_lib.analyze([ours]) == before
 
 
 def test_mistakes_are_one_line(tmp_path):

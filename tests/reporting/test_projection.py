@@ -10,6 +10,7 @@ from small_runs import recipe
 from hsproto.data import load as load_lib
 from hsproto.errors import UserError
 from hsproto.models import architecture
+from hsproto.reporting import directions
 from hsproto.reporting.page import projection
 from hsproto.runs import snapshots
 
@@ -70,7 +71,7 @@ def test_of_a_larger_simplex_three_directions_of_all_are_shown(num_classes):
 
 def test_the_projection_loses_less_than_any_other():
     random = np.random.default_rng(1)
-    means = projection.unit(random.normal(size=(8, 20)) + 0.5)
+    means = directions.unit(random.normal(size=(8, 20)) + 0.5)
     axes = projection.projection(means)
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-12)
     shown = np.sum((means @ axes) ** 2)
@@ -83,13 +84,13 @@ def test_the_projection_loses_less_than_any_other():
 def test_a_rotation_of_the_features_changes_nothing():
     random = np.random.default_rng(2)
     means = simplex(6) @ random.normal(size=(6, 12))
-    expected = projection.unit(means) @ projection.projection(means)
+    expected = directions.unit(means) @ projection.projection(means)
     assert expected[0, 2] > 0 and np.allclose(expected[0, :2], 0), "the first class is the pole"
     assert expected[1, 0] > 0 and np.isclose(expected[1, 1], 0) and expected[2, 1] > 0
     for seed in range(3):
         turned = means @ ortho_group.rvs(12, random_state=seed)
         np.testing.assert_allclose(
-            projection.unit(turned) @ projection.projection(turned), expected, atol=1e-9
+            directions.unit(turned) @ projection.projection(turned), expected, atol=1e-9
         )
 
 
@@ -109,9 +110,9 @@ def test_nearly_flat_means_are_shown_whole():
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
     for seed in range(3):
         means = in_more(flat, 7, seed)
-        places = projection.unit(means) @ projection.projection(means)
+        places = directions.unit(means) @ projection.projection(means)
         np.testing.assert_allclose(
-            places @ places.T, projection.unit(flat) @ projection.unit(flat).T
+            places @ places.T, directions.unit(flat) @ directions.unit(flat).T
         )
 
 
@@ -121,7 +122,7 @@ def test_one_projection_serves_all_steps_and_is_that_of_the_last():
     found = projection.coordinates([first, last])
     axes = projection.projection(last["means"])
     for arrays, shown in zip((first, last), found["steps"], strict=True):
-        places = projection.unit(arrays["features"]) @ axes
+        places = directions.unit(arrays["features"]) @ axes
         np.testing.assert_allclose(shown["features"], places, atol=1e-4)
         share = np.mean(np.sum(places**2, axis=1))
         assert shown["share_features"] == pytest.approx(share, abs=1e-4)

@@ -75,7 +75,8 @@ def test_a_name_stays_in_its_cell(text):
 
 
 def test_nothing_is_minus_zero():
-    assert table_lib.number(-0.001) == "0.00" and table_lib.number(-1e-5, None) == "-1.0e-05"
+    assert metrics_lib.format_number(-0.001, 2) == "0.00"
+    assert metrics_lib.format_number(-1e-5) == "-1.0e-05"
 
 
 # Rows.

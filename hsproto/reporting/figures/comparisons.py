@@ -19,7 +19,7 @@ import re
 import numpy as np
 
 from hsproto.methods import method_of
-from hsproto.reporting import grouping
+from hsproto.reporting import directions, grouping
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.figures import dynamics as dynamics_figures
 from hsproto.reporting.figures import style
@@ -153,9 +153,7 @@ def _of_one_seed(comparison):
 
 
 def _between_classes(prototypes):
-    lengths = np.maximum(np.linalg.norm(prototypes, axis=1, keepdims=True), 1e-30)
-    directions = np.asarray(prototypes / lengths, float)
-    cosine = directions @ directions.T
+    cosine = directions.cosines(np.asarray(prototypes, float))
     np.fill_diagonal(cosine, np.nan)
     return cosine
 

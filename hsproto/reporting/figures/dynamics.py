@@ -5,7 +5,6 @@ measures need to 95 % of collapse (paper Table 7).
 """
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -148,16 +147,8 @@ def convergence_shares(runs, measure):
     for run in runs:
         if run.summary is None or not len(convergence_lib.series(run.records, measure)[0]):
             continue
-        classes, dim, images = convergence_lib.sizes(_config(run))
-        threshold = convergence_lib.collapse_thresholds(classes, dim, images)[measure]
-        found = convergence_lib.converged(
-            run.records,
-            run.summary["step"],
-            {measure: threshold},
-            convergence_lib.DECAY,
-            convergence_lib.TOLERANCE,
-        )[measure]
-        shares.append((found["share"], found["by_first"]))
+        if result := convergence_lib.to_collapse(run).get(measure):
+            shares.append((result["share"], result["by_first"]))
     return shares
 
 
@@ -187,7 +178,7 @@ def _convergence_row(axis, row, look, shares):
 def _guides(axis, comparison, measure, falls):
     """Lines at the optimum and at 95 % of collapse; the names of those of GUIDES that it has."""
     sizes = [
-        convergence_lib.sizes(_config(run)) for runs in comparison.by_loss.values() for run in runs
+        convergence_lib.sizes(run.config) for runs in comparison.by_loss.values() for run in runs
     ]
     sizes = {(classes, dim) for classes, dim, _ in sizes if classes >= 2}
     values = {
@@ -203,7 +194,3 @@ def _guides(axis, comparison, measure, falls):
             # Not axhline, which makes no room for itself.
             axis.plot([0, 102], [value] * 2, **GUIDES[name], linewidth=1.3)
     return {name for name, at in values.items() if at}
-
-
-def _config(run):
-    return SimpleNamespace(**run_lib.settings(run))

@@ -1,26 +1,39 @@
 """Pictures of runs: cosine matrices and training curves of one, comparisons of several."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hsproto.reporting.directions import cosines
 from hsproto.reporting.figures import comparisons as comparison_figures
 from hsproto.reporting.figures import style
 from hsproto.runs.metrics_log import read_metrics
+from hsproto.runs.run import Run
 from hsproto.runs.summary import read_prototypes
+
+if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
+    from matplotlib.figure import Figure
 
 FIGURES = ("cosines.png", "training.png")
 
 
-def has_figures(out):
+def has_figures(out: str) -> bool:
+    """Return whether a folder holds the pictures of a run."""
     return all(os.path.exists(os.path.join(out, name)) for name in FIGURES)
 
 
-def write_all(runs, out):
-    """Writes the pictures that compare `runs`, a list of `run.Run`, into the folder `out`.
+def write_all(runs: Sequence[Run], out: str) -> list[str]:
+    """Write the pictures that compare runs into the folder `out`, as PNG and as SVG.
 
-    PNG and SVG of each, and only those that the runs have something for; see `comparison_figures`.
-    Returns their paths. Raises UserError where a run's prototypes.npz is damaged.
+    Returns:
+        Their paths; only of pictures that the runs hold something for, see `comparisons`.
+
+    Raises:
+        UserError: The prototypes.npz of a run is damaged.
     """
     paths = []
     for name, figure in comparison_figures.figures(runs):
@@ -31,10 +44,13 @@ def write_all(runs, out):
     return paths
 
 
-def write_figures(workdir, out, svg=False):
-    """Writes cosines.png and training.png of a run into the folder `out`; returns their paths.
+def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
+    """Write cosines.png and training.png of a run into the folder `out` and return their paths.
 
-    svg: the same as SVG too.
+    Args:
+        workdir: The workdir of a finished run.
+        out: An existing folder.
+        svg: Whether to write them as SVG too.
     """
     figures = (
         cosine_figure(read_prototypes(workdir)),
@@ -50,8 +66,8 @@ def write_figures(workdir, out, svg=False):
     return written
 
 
-def cosine_figure(arrays):
-    """Cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
+def cosine_figure(arrays: Mapping[str, np.ndarray]) -> Figure:
+    """Draw the cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
     plt, colors = style.matplotlib()
     names = [str(name) for name in arrays["class_names"]]
     count = len(names)
@@ -61,10 +77,9 @@ def cosine_figure(arrays):
     norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     panels = (("prototypes", "prototypes"), ("class_means", "class means (training set)"))
     for axis, (key, title) in zip(axes, panels, strict=True):
-        rows = arrays[key] / np.maximum(np.linalg.norm(arrays[key], axis=1, keepdims=True), 1e-30)
-        cosines = rows @ rows.T
-        image = axis.imshow(cosines, norm=norm, cmap="RdBu_r")
-        between = cosines[~np.eye(count, dtype=bool)]
+        matrix = cosines(arrays[key])
+        image = axis.imshow(matrix, norm=norm, cmap="RdBu_r")
+        between = matrix[~np.eye(count, dtype=bool)]
         if count > 1:
             spread = f"{between.mean():.4f} ± {between.std():.4f}, simplex {target:.4f}"
             title += f"\ncosine between classes {spread}"
@@ -75,16 +90,16 @@ def cosine_figure(arrays):
             axis.set_xticks(range(count), names, rotation=turn, parse_math=False)
             axis.set_yticks(range(count), names, parse_math=False)
         if count <= 12:
-            for (i, j), value in np.ndenumerate(cosines):
-                # Dark at both ends of the scale, which is 0..1 once normalised.
+            for (i, j), value in np.ndenumerate(matrix):
+                # Dark at both ends of the scale, which is 0..1 once normalized.
                 color = "white" if abs(norm(value) - 0.5) > 0.3 else "black"
                 axis.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(image, ax=axes, label="cosine", shrink=0.85)
     return figure
 
 
-def training_figure(records):
-    """Loss, accuracy and geometry over the steps of a metrics.jsonl."""
+def training_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw loss, accuracy and geometry over the steps of a metrics.jsonl."""
     plt, _ = style.matplotlib()
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
     panels = (

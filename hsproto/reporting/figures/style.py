@@ -10,11 +10,11 @@ from hsproto.methods import method_of
 
 def title_of(loss):
     """Return the title of a loss, as matplotlib draws it."""
-    return plain(method_of(loss).title)
+    return escape_dollars(method_of(loss).title)
 
 
-def plain(text):
-    """Text from outside, as matplotlib draws it letter by letter: no dollar opens a formula."""
+def escape_dollars(text):
+    """Return text from outside such that matplotlib does not read a dollar as a formula."""
     return str(text).replace("$", r"\$")
 
 
@@ -50,7 +50,7 @@ def title(figure, lines):
     """A title of lines of text from outside, broken where they are wider than the figure."""
     letters = int(13 * figure.get_figwidth())
     lines = [part for line in lines for part in textwrap.wrap(line, letters)]
-    figure.suptitle(plain("\n".join(lines)), fontsize=11)
+    figure.suptitle(escape_dollars("\n".join(lines)), fontsize=11)
 
 
 def handle(name, **style):

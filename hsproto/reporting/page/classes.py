@@ -1,26 +1,31 @@
-"""Classes of a run as the page shows them: cosines of prototypes, neighbours, accuracy by class.
+"""Classes of a run as the page shows them: cosines of prototypes, neighbors, accuracy by class.
 
-Cosines are not centred: a component that all prototypes share shows in them.
+Cosines are not centered: a component that all prototypes share shows in them.
 """
+
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from hsproto.errors import UserError
+from hsproto.metrics import format_number
+from hsproto.reporting import directions
 from hsproto.reporting.page import sphere as page_sphere
-from hsproto.reporting.table import number
 from hsproto.runs import summary as summary_lib
+from hsproto.runs.run import Run
+from hsproto.runs.snapshots import SnapshotSeries
 
 MOST_CELLS = 20  # classes of a matrix in numbers; of more it is a picture
 MOST_ROWS = 200  # classes in a table of classes, and pixels a side of a picture
 PAIRS = 8  # nearest and furthest
-# Colours of a picture above and below the simplex's cosine; where it is met the page shows.
+# Colors of a picture above and below the simplex's cosine; at it the page shows through.
 _ABOVE, _BELOW = (214, 85, 52), (52, 116, 214)
 _SHADES = 24
 
 
-def class_view(run, frames):
-    """What is known of the classes of a run at its end, or at its last snapshot (`frames`).
+def class_view(run: Run, frames: SnapshotSeries | None) -> dict[str, Any]:
+    """Return what is known of the classes of a run at its end, or at its last snapshot.
 
     A dict: names, target (the simplex's -1/(K-1), None of one class), cosines [K, K] with None
     where a prototype has no direction, or None of more than MOST_ROWS classes (they grow with K²,
@@ -28,69 +33,67 @@ def class_view(run, frames):
     (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
     picture (a data URI), missing (what is not there, as sentences).
     """
-    missing, found = [], None
+    missing, prototypes = [], None
     try:
         arrays = summary_lib.read_prototypes(run.workdir)
-        found = arrays["prototypes"], [str(name) for name in arrays["class_names"]]
-        of, classes = "the run's end", np.arange(len(found[0]))
+        prototypes, names = arrays["prototypes"], [str(name) for name in arrays["class_names"]]
+        source, classes = "the run's end", np.arange(len(prototypes))
     except UserError as error:
         if run.summary:
             missing.append(f"No prototypes: {error}.")
-    if found is None and frames:
-        last, of_all = frames.steps[-1], frames.points["class_names"]
-        classes = last["classes"]
-        found = last["prototypes"], [str(of_all[c]) for c in classes]
-        of = f"the snapshot of step {last['step']}"
-    if found is None:
+    if prototypes is None and frames:
+        last, all_names = frames.steps[-1], frames.points["class_names"]
+        prototypes, classes = last["prototypes"], last["classes"]
+        names = [str(all_names[c]) for c in classes]
+        source = f"the snapshot of step {last['step']}"
+    if prototypes is None:
         missing.append("No prototypes yet: the run is not finished and has no snapshots.")
         return {"missing": missing, "cosines": None, "classes": [], "names": []}
 
-    prototypes, names = found
     # Of all classes of the run, whichever are shown here.
     count = run.config.get("num_classes") or len(names)
     target = -1 / (count - 1) if count > 1 else None
-    rows = page_sphere.directions(np.asarray(prototypes, np.float64))
-    cosines = rows @ rows.T
+    cosines = directions.cosines(np.asarray(prototypes, np.float64), of_zero=np.nan)
     between = cosines[~np.eye(len(names), dtype=bool)]
     between = between[np.isfinite(between)]
     by_class, remarks = _by_class(run, frames, classes, names, cosines)
-    made = {
+    view = {
         "missing": missing + remarks,
         "names": names,
         "target": target,
         "reachable": summary_lib.has_simplex(run),
-        "from": of,
+        "from": source,
         "cosines": None,
         "classes": by_class,
         # Which columns the table of classes has.
-        "counted": any(of["images"] is not None for of in by_class),
-        "measured": any(of["accuracy"] is not None for of in by_class),
-        "watched": any(of["tested"] is not None for of in by_class),
+        "counted": any(each["images"] is not None for each in by_class),
+        "measured": any(each["accuracy"] is not None for each in by_class),
+        "watched": any(each["tested"] is not None for each in by_class),
         "left_out": max(0, len(names) - len(by_class)),
         "matrix": None,
         "picture": None,
     }
     if len(names) <= MOST_ROWS:
-        made["cosines"] = [[page_sphere.rounded(value) for value in row] for row in cosines]
+        view["cosines"] = [[page_sphere.rounded(value) for value in row] for row in cosines]
     if len(between):
-        made |= {"mean": between.mean(), "std": between.std()}
-        made |= {"least": between.min(), "most": between.max()}
-    made |= _pairs(cosines, names)
+        view |= {"mean": between.mean(), "std": between.std()}
+        view |= {"least": between.min(), "most": between.max()}
+    view |= _pairs(cosines, names)
     if len(names) <= MOST_CELLS:
-        made["matrix"] = _cells(cosines, target)
+        view["matrix"] = _cells(cosines, target)
     else:
-        made["picture"] = page_sphere.data_uri(picture(cosines, target))
-    return made
+        view["picture"] = page_sphere.data_uri(picture(cosines, target))
+    return view
 
 
-def strength(cosine, target):
-    """How far a cosine is from the simplex's, -1 (opposite) to 1 (the same); 0 at the target."""
+def strength(cosine: np.ndarray, target: float) -> np.ndarray:
+    """Return how far a cosine is from the simplex's: -1 (opposite) to 1 (the same), 0 at it."""
     room = np.where(cosine >= target, 1 - target, 1 + target)
     return np.where(room > 0, (cosine - target) / np.maximum(room, 1e-9), 0.0).clip(-1, 1)
 
 
-def picture(cosines, target):
-    """A matrix of cosines as a Pillow image: a colour above the target, another below, clear at it.
+def picture(cosines: np.ndarray, target: float) -> Image.Image:
+    """Return cosines [K, K] as a picture: one color above the target, one below, clear at it.
 
     More than MOST_ROWS classes share pixels, which then show the mean.
     """
@@ -109,11 +112,11 @@ def picture(cosines, target):
 
 
 def _cells(cosines, target):
-    """Rows of (text, share of the colour in per cent, above or below the target)."""
+    """Rows of (text, share of the color in per cent, above or below the target)."""
     shares = strength(cosines, -1.0 if target is None else target)
     return [
         [
-            (number(value, 2), round(100 * abs(share)), "above" if share > 0 else "below")
+            (format_number(value, 2), round(100 * abs(share)), "above" if share > 0 else "below")
             if np.isfinite(value)
             else ("–", 0, "above")
             for value, share in zip(*pair, strict=True)
@@ -150,28 +153,32 @@ def _by_class(run, frames, classes, names, cosines):
         unknown = "is not known: imbalanced training sets have it, and runs with snapshots"
         remarks.append(f"Accuracy by class {known if frames else unknown}.")
     others = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
-    made = []
+    records = []
     for place, label in enumerate(classes):
-        of = {"name": names[place], "images": None, "accuracy": None, "tested": None}
+        record = {"name": names[place], "images": None, "accuracy": None, "tested": None}
         if images and label < len(images):
-            of["images"] = images[label]
+            record["images"] = images[label]
         if whole and label < len(whole):
-            of["accuracy"] = whole[label]
+            record["accuracy"] = whole[label]
         elif frames:
             mine = frames.points["labels"] == label
-            of["tested"] = int(mine.sum())
+            record["tested"] = int(mine.sum())
             if mine.any():
-                of["accuracy"] = float((frames.steps[-1]["predicted"][mine] == label).mean())
+                record["accuracy"] = float((frames.steps[-1]["predicted"][mine] == label).mean())
         for key, pick in (("nearest", np.nanargmax), ("furthest", np.nanargmin)):
-            of[key] = None
+            record[key] = None
             if np.isfinite(others[place]).any():
                 other = int(pick(others[place]))
-                of[key] = names[other], float(others[place][other])
-        made.append(of)
-    if len(made) > MOST_ROWS:
-        # Those that a reader looks for first: what is learnt worst, else what is nearest another.
-        def rank(of):
-            return (of["accuracy"] is None, of["accuracy"] or 0.0, -(of["nearest"] or ("", 0))[1])
+                record[key] = names[other], float(others[place][other])
+        records.append(record)
+    if len(records) > MOST_ROWS:
+        # Those that a reader looks for first: what is learned worst, else what is nearest another.
+        def rank(record):
+            return (
+                record["accuracy"] is None,
+                record["accuracy"] or 0.0,
+                -(record["nearest"] or ("", 0))[1],
+            )
 
-        made = sorted(made, key=rank)[:MOST_ROWS]
-    return made, remarks
+        records = sorted(records, key=rank)[:MOST_ROWS]
+    return records, remarks

@@ -1,130 +1,164 @@
 """The table of methods on the page: how far each got, against the optimum and cross entropy."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from hsproto.metrics import METRICS, PAGE_COLUMNS
+from hsproto.metrics import METRICS, PAGE_COLUMNS, defined, format_number
 from hsproto.reporting import grouping, naming
-from hsproto.reporting.table import defined, mean_over_seeds, number
+from hsproto.reporting.table import Value, mean_over_seeds
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.run import data_set, imbalance_factor
+from hsproto.runs.run import Run
 
 BAR_DECADES = 3  # a full bar is so many powers of ten nearer to the optimum than an empty one
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """A value in the table of methods.
 
-    text: mean ± std. value: what sorts it, None of what is undefined. bar: how near the optimum is,
-    0 to 1 (`_bar`), or None. target: the optimum as text. mark: "better" or "worse" than cross
-    entropy on the same data, or "". best: whether no other method on the data is nearer.
+    Attributes:
+        text: Mean ± standard deviation.
+        value: What sorts it; None if undefined.
+        bar: How near the optimum is, 0 to 1 (`_bar`), or None.
+        target: The optimum as text.
+        mark: "better" or "worse" than cross entropy on the same data, or "".
+        best: Whether no other method on the data is nearer to the optimum.
     """
 
-    text: str
-    value: float | None
-    bar: float | None
-    target: str
-    mark: str
-    best: bool
+    text: str = "–"
+    value: float | None = None
+    bar: float | None = None
+    target: str = ""
+    mark: str = ""
+    best: bool = False
 
 
-def methods(found):
-    """The table of methods, a row for runs that differ in their seeds alone.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Runs that differ in their seeds alone, with one cell per metric of `PAGE_COLUMNS`."""
 
-    A row is a dict: data, name, seeds, note, and cells, a `Cell` for each of COLUMNS. States before
-    a run's end stand in rows of their own and take no part in what is best.
+    data: str
+    name: str
+    loss: str
+    seeds: int
+    note: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    runs: list[Run]
+    name: str
+    place: tuple
+    note: str
+    values: dict[str, Value]
+
+    @property
+    def data(self):
+        return grouping.data_key(self.runs[0])
+
+    @property
+    def loss(self):
+        return self.runs[0].config["loss"]
+
+
+def methods(runs: Sequence[Run]) -> list[Row]:
+    """Return the table of methods.
+
+    States before the end of a run stand in rows of their own and take no part in what is best.
     """
-    names, made = naming.row_names(found), []
-    for group in grouping.by_settings(found):
+    names, groups = naming.row_names(runs), []
+    for seeds in grouping.by_settings(runs):
         states = {}
-        for run in group:
+        for run in seeds:
             states.setdefault(None if run.summary else run_lib.last_step(run), []).append(run)
-        for members in states.values():
-            made.append(_method(members, names))
-    for row in made:
-        peers = [other for other in made if other["of"] == row["of"] and not other["note"]]
-        row["cells"] = [
-            _cell(row, key, peers, _baseline(row, peers), summary_lib.optimum(row["runs"][0]))
-            for key in PAGE_COLUMNS
-        ]
-    order = naming.in_paper_order({row["data"] for row in made})
-    return sorted(made, key=lambda row: (order.index(row["data"]), row["place"]))
+        groups += [_group(members, names) for members in states.values()]
+    order = naming.in_paper_order({_data_name(group) for group in groups})
+    groups.sort(key=lambda group: (order.index(_data_name(group)), group.place))
+    return [_row(group, groups) for group in groups]
 
 
-def _method(members, names):
-    first = members[0]
-    note = ""
+def _group(runs, names):
+    first, note = runs[0], ""
     if first.summary is None:
-        reached = run_lib.last_step(first)
-        note = "not finished, " + ("no step yet" if reached is None else f"step {reached}")
+        last = run_lib.last_step(first)
+        note = "not finished, " + ("no step yet" if last is None else f"step {last}")
     values = {}
     for key, split in PAGE_COLUMNS.items():
         scale = 100 if key.startswith("accuracy") else 1
-        found = [run_lib.final_metrics(run, split)[1].get(key) for run in members]
-        values[key] = mean_over_seeds([scale * v if defined(v) else None for v in found])
-    return {
-        "of": (data_set(first), imbalance_factor(first)),
-        "data": data_set(first)
-        + (f", LT {imbalance_factor(first):g}" if imbalance_factor(first) < 1 else ""),
-        "name": names.name[first.workdir],
-        "place": names.place[first.workdir],
-        "loss": first.config["loss"],
-        "seeds": len(members),
-        "note": note,
-        "runs": members,
-        "values": values,
-    }
+        numbers = [run_lib.final_metrics(run, split)[1].get(key) for run in runs]
+        values[key] = mean_over_seeds([scale * v if defined(v) else None for v in numbers])
+    name, place = names.name[first.workdir], names.place[first.workdir]
+    return _Group(runs=runs, name=name, place=place, note=note, values=values)
 
 
-def _baseline(row, peers):
-    """The row of cross entropy on the same data whose settings are the nearest, or None."""
-    if row["loss"] == "cross_entropy" or row["note"]:
+def _data_name(group):
+    name, factor = group.data
+    return f"{name}, LT {factor:g}" if factor < 1 else name
+
+
+def _row(group, groups):
+    peers = [other for other in groups if other.data == group.data and not other.note]
+    baseline, optimum = _baseline(group, peers), summary_lib.optimum(group.runs[0])
+    return Row(
+        data=_data_name(group),
+        name=group.name,
+        loss=group.loss,
+        seeds=len(group.runs),
+        note=group.note,
+        cells=[_cell(group, key, peers, baseline, optimum.get(key)) for key in PAGE_COLUMNS],
+    )
+
+
+def _baseline(group, peers):
+    """The group of cross entropy on the same data with the nearest settings, or None."""
+    if group.loss == "cross_entropy" or group.note:
         return None
-    ours = run_lib.settings(row["runs"][0])
+    ours = run_lib.settings(group.runs[0])
 
     def distance(other):
-        theirs = run_lib.settings(other["runs"][0])
+        theirs = run_lib.settings(other.runs[0])
         return sum(ours.get(key) != value for key, value in theirs.items())
 
-    return min((p for p in peers if p["loss"] == "cross_entropy"), key=distance, default=None)
+    return min((p for p in peers if p.loss == "cross_entropy"), key=distance, default=None)
 
 
-def _cell(row, key, peers, baseline, best):
+def _cell(group, key, peers, baseline, target):
     accuracy = key.startswith("accuracy")
     digits = 2 if accuracy else None
-    target = best.get(key)
     target = 100.0 if accuracy else target
-    value = row["values"][key]
+    value = group.values[key]
     if value.mean is None:
-        return Cell("–", None, None, "", "", False)
-    text = number(value.mean, digits)
+        return Cell()
+    text = format_number(value.mean, digits)
     if value.std is not None:
-        text += f" ± {number(value.std, digits)}"
+        text += f" ± {format_number(value.std, digits)}"
     if value.undefined:
         text += f" ({value.undefined} undefined)"
     if target is None:
-        return Cell(text, value.mean, None, "", "", False)
+        return Cell(text, value.mean)
 
-    def off(other):
-        mean = other["values"][key].mean
+    def distance(other):
+        mean = other.values[key].mean
         # As printed: what reads the same is neither better nor worse.
-        return math.inf if mean is None else abs(float(number(mean, digits)) - target)
+        return math.inf if mean is None else abs(float(format_number(mean, digits)) - target)
 
-    mark, ours = "", off(row)
-    if baseline and baseline["values"][key].mean is not None and ours != off(baseline):
-        mark = "better" if ours < off(baseline) else "worse"
-    foremost = not row["note"] and len(peers) > 1 and ours == min(map(off, peers))
-    foremost = foremost and any(off(peer) > ours for peer in peers)
-    told = "100" if accuracy else f"{target:.4g}"
-    return Cell(text, value.mean, _bar(value.mean, key, target), told, mark, foremost)
+    mark, ours = "", distance(group)
+    if baseline and baseline.values[key].mean is not None and ours != distance(baseline):
+        mark = "better" if ours < distance(baseline) else "worse"
+    distances = [distance(peer) for peer in peers]
+    best = not group.note and len(peers) > 1 and min(distances) == ours < max(distances)
+    target_text = "100" if accuracy else f"{target:.4g}"
+    return Cell(text, value.mean, _bar(value.mean, key, target), target_text, mark, best)
 
 
 def _bar(value, key, target):
-    """Powers of ten by which a value is nearer to the optimum, over BAR_DECADES; of 0 to 1.
+    """Powers of ten by which a value is nearer to the optimum, over BAR_DECADES; 0 to 1.
 
-    Collapse goes through powers of ten, which a bar of plain shares would not tell apart. Of an
-    accuracy it is the accuracy.
+    Collapse goes through powers of ten, which a linear bar would not resolve. For an accuracy it is
+    the accuracy.
     """
     if key.startswith("accuracy"):
         return round(value / target, 3)

@@ -12,44 +12,102 @@ run's prototypes.npz gives the rest.
 """
 
 import base64
-import csv
 import hashlib
 import importlib.resources
-import io
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from hsproto import metrics as metrics_lib
+from hsproto.metrics import CONVERGENCE, METRICS, PAGE_COLUMNS, Metric, format_number
+from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import naming
 from hsproto.reporting.page import classes as page_classes
 from hsproto.reporting.page import methods as page_methods
 from hsproto.reporting.page import runs as page_runs
 from hsproto.reporting.page import sphere as page_sphere
-from hsproto.reporting.table import number
+from hsproto.reporting.page.sphere import Packed
+from hsproto.reporting.table import csv_text
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.files import to_json, write_text
+from hsproto.runs.run import Run
 
 # In the order in which they run.
 SCRIPTS = ("common.js", "table.js", "panels.js", "sphere.js", "dynamics.js")
 LIBRARY = "plotly-gl3d.min.js"
 
 
-def write(found, out, measures, remarks=()):
-    """Writes the page of `found`, a list of `run.Run`, into the folder `out`.
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """What the page shows of a run; see the functions that `collect` calls for each part."""
 
-    No two runs have the same settings and seed (`grouping.drop_duplicates`). measures: {name:
-    Metric} of those whose curves are shown, in order. remarks: lines to show above. Returns the
-    paths that were written.
+    id: str
+    label: str
+    name: str
+    data: str
+    loss: str
+    loss_name: str
+    classes: int | None
+    finished: bool
+    reached: int | None
+    total: int
+    broken_lines: int
+    facts: list[tuple[str, str]]
+    look: dict[str, str]
+    optimum: dict[str, float | None]
+    curves: dict[str, dict]
+    converged: dict[str, dict]
+    sphere: dict[str, Any] | None
+    by_class: dict[str, Any]
+    images: dict[str, list[dict]]
+    last_snapshot: int | None
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageData:
+    """All that the page shows, in the order of data.json; large arrays are `Packed`.
+
+    Attributes:
+        runs: The runs.
+        summary: Texts that say what was run.
+        methods: The table of methods.
+        heads: Its columns before the values: those in which rows differ.
+        no_simplex: Whether a run has too few dimensions for the simplex of its classes.
+        note: What the names of rows leave out.
+        measures: The metrics whose curves are shown.
     """
-    told = collect(found, measures)
+
+    runs: list[RunView]
+    summary: list[str]
+    methods: list[page_methods.Row]
+    heads: list[str]
+    no_simplex: bool
+    note: str
+    measures: list[dict[str, Any]]
+
+
+def write(
+    runs: Sequence[Run], out: str, measures: Mapping[str, Metric], remarks: Sequence[str] = ()
+) -> list[str]:
+    """Write the page of runs into the folder `out` and return the paths of its files.
+
+    Args:
+        runs: No two have the same settings and seed (`grouping.drop_duplicates`).
+        out: An existing folder.
+        measures: The metrics whose curves are shown, in order.
+        remarks: Lines to show above.
+    """
+    data = collect(runs, measures)
     texts = {
-        "index.html": render(told, remarks),
-        "data.json": to_json(_plain(told)),
-        "data.csv": values_csv(told),
-        "sphere.csv": sphere_csv(told),
+        "index.html": render(data, remarks),
+        "data.json": to_json(_unpack(data, Packed.plain)),
+        "data.csv": values_csv(data),
+        "sphere.csv": sphere_csv(data),
     }
     paths = []
     for name, text in texts.items():
@@ -58,67 +116,71 @@ def write(found, out, measures, remarks=()):
     return paths
 
 
-def collect(found, measures):
-    """All that the page shows of runs, as dicts and lists; large arrays are `Packed`."""
-    names, looks = naming.run_labels(found), page_runs.line_styles(found)
-    of_each = page_sphere.steps_of_each(
-        sum(page_sphere.has_snapshots(run.workdir) for run in found)
+def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
+    """Return all that the page shows of runs."""
+    labels, styles = naming.run_labels(runs), page_runs.line_styles(runs)
+    most_steps = page_sphere.steps_of_each(
+        sum(page_sphere.has_snapshots(run.workdir) for run in runs)
     )
-    told = []
-    for number_, run in enumerate(found):
-        frames = page_sphere.frames(run.workdir, of_each)
+    views = []
+    for number, run in enumerate(runs):
+        frames = page_sphere.frames(run.workdir, most_steps)
         wrong, right = page_sphere.images(frames) if frames else ([], [])
-        told.append(
-            {
-                "id": f"run{number_}",
-                "label": names[run.workdir],
-                "name": run.name,
-                "data": run_lib.data_set(run),
-                "loss": run.config["loss"],
-                "loss_name": naming.loss_name(run.config["loss"]),
-                "classes": run.config.get("num_classes"),
-                "finished": run.summary is not None,
-                "reached": run_lib.last_step(run),
-                "total": run_lib.total_steps(run),
-                "broken_lines": run.broken_lines,
-                "facts": page_runs.facts(run),
-                "look": looks[run.workdir],
-                "optimum": summary_lib.optimum(run),
-                "curves": page_runs.curves(run, measures),
-                "converged": page_runs.converged(run),
-                "sphere": page_sphere.view(frames) if frames else None,
-                "by_class": page_classes.class_view(run, frames),
-                "images": {"wrong": wrong, "right": right},
-                "last_snapshot": frames.steps[-1]["step"] if frames else None,
-                "card": page_runs.card(run),
-            }
+        views.append(
+            RunView(
+                id=f"run{number}",
+                label=labels[run.workdir],
+                name=run.name,
+                data=run_lib.data_set(run),
+                loss=run.config["loss"],
+                loss_name=naming.loss_name(run.config["loss"]),
+                classes=run.config.get("num_classes"),
+                finished=run.summary is not None,
+                reached=run_lib.last_step(run),
+                total=run_lib.total_steps(run),
+                broken_lines=run.broken_lines,
+                facts=page_runs.facts(run),
+                look=styles[run.workdir],
+                optimum=summary_lib.optimum(run),
+                curves=page_runs.curves(run, measures),
+                converged=convergence_lib.to_collapse(run),
+                sphere=page_sphere.view(frames) if frames else None,
+                by_class=page_classes.class_view(run, frames),
+                images={"wrong": wrong, "right": right},
+                last_snapshot=frames.steps[-1]["step"] if frames else None,
+                card=page_runs.card(run),
+            )
         )
-    methods = [
-        {key: row[key] for key in ("data", "name", "loss", "seeds", "note", "cells")}
-        for row in page_methods.methods(found)
-    ]
-    return {
-        "runs": told,
-        "summary": page_runs.summary(found),
-        "methods": methods,
-        # The columns before the values: those in which rows differ.
-        "heads": ["method"]
-        + ["data"] * (len({row["data"] for row in methods}) > 1)
-        + ["seeds"] * any(row["seeds"] > 1 for row in methods),
-        "no_simplex": not all(summary_lib.has_simplex(run) for run in found),
-        "note": naming.row_names(found).note,
-        "measures": [_measure(key, metric.meaning) for key, metric in measures.items()]
-        + [_measure(key, meaning) for key, meaning in page_runs.OF_BATCHES.items()],
-    }
+    methods = page_methods.methods(runs)
+    several_sets = len({row.data for row in methods}) > 1
+    several_seeds = any(row.seeds > 1 for row in methods)
+    meanings = {key: metric.meaning for key, metric in measures.items()} | page_runs.OF_BATCHES
+    return PageData(
+        runs=views,
+        summary=page_runs.summary(runs),
+        methods=methods,
+        heads=["method", *["data"] * several_sets, *["seeds"] * several_seeds],
+        no_simplex=not all(summary_lib.has_simplex(run) for run in runs),
+        note=naming.row_names(runs).note,
+        measures=[
+            {
+                "key": key,
+                "meaning": meaning,
+                "log": key in page_runs.LOG_SCALE,
+                "of_batches": key in page_runs.OF_BATCHES,
+            }
+            for key, meaning in meanings.items()
+        ],
+    )
 
 
-def _measure(key, meaning):
-    falls = key in page_runs.LOG_SCALE
-    return {"key": key, "meaning": meaning, "log": falls, "of_batches": key in page_runs.OF_BATCHES}
+# Of a run, what the scripts need.
+_IN_SCRIPTS = ("id", "label", "data", "loss", "classes", "finished", "reached", "total", "look")
+_IN_SCRIPTS += ("optimum", "curves", "sphere", "converged")
 
 
-def render(told, remarks=()):
-    """The text of index.html of what `collect` gives."""
+def render(data: PageData, remarks: Sequence[str] = ()) -> str:
+    """Return the text of index.html."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hsproto.reporting.page"),
         autoescape=True,
@@ -128,23 +190,21 @@ def render(told, remarks=()):
     )
     environment.filters |= {"number": _number, "cosine": lambda value: _number(value, 2)}
     environment.filters["minus"] = _minus
-    page = [
-        {key: run[key] for key in _IN_THE_PAGE}
-        | {"sphere": _for_page(run["sphere"]), "converged": run["converged"]}
-        for run in told["runs"]
-    ]
-    # What `<`, `>`, `&` and quotes are in text from outside cannot end the element it stands in.
-    data = jinja2.utils.htmlsafe_json_dumps(
-        {"runs": page, "measures": told["measures"]}, dumps=to_json, separators=(",", ":")
+    runs = [{key: getattr(run, key) for key in _IN_SCRIPTS} for run in data.runs]
+    # `<`, `>`, `&` and quotes in text from outside must not end the element it stands in.
+    content = jinja2.utils.htmlsafe_json_dumps(
+        {"runs": _unpack(runs, Packed.for_page), "measures": data.measures},
+        dumps=to_json,
+        separators=(",", ":"),
     )
     library = _asset("vendor", LIBRARY)
     script = "\n".join(_asset("templates", name) for name in SCRIPTS)
     return environment.get_template("page.html").render(
-        told=told,
+        page=data,
         remarks=remarks,
-        columns={key: metrics_lib.METRICS[key].title for key in metrics_lib.PAGE_COLUMNS},
-        convergence=metrics_lib.CONVERGENCE,
-        data=data,
+        columns={key: METRICS[key].title for key in PAGE_COLUMNS},
+        convergence=CONVERGENCE,
+        data=content,
         # Code of this package, which needs no escaping.
         style=Markup(_asset("templates", "page.css")),
         library=Markup(library),
@@ -153,16 +213,9 @@ def render(told, remarks=()):
     )
 
 
-_IN_THE_PAGE = ("id", "label", "data", "loss", "classes", "finished", "reached", "total", "look")
-_IN_THE_PAGE += ("optimum", "curves")
-
-
 def _asset(folder, name):
-    text = (
-        importlib.resources.files("hsproto.reporting.page")
-        .joinpath(folder, name)
-        .read_text("utf-8")
-    )
+    package = importlib.resources.files("hsproto.reporting.page")
+    text = package.joinpath(folder, name).read_text("utf-8")
     if "</script" in text.lower():
         raise ValueError(f"{name} would end the element that holds it")
     return text
@@ -173,115 +226,101 @@ def _hash(text):
 
 
 def _number(value, digits=None):
-    return "–" if value is None else _minus(number(value, digits))
+    return "–" if value is None else _minus(format_number(value, digits))
 
 
 def _minus(text):
-    """A number's text with the sign that is as wide as a plus."""
+    """A number's text with a minus as wide as a plus."""
     return f"−{text[1:]}" if text.startswith("-") else text
 
 
-def _for_page(value):
-    return _mapped(value, page_sphere.Packed.for_page)
+# Images, which data.json and the scripts do without.
+_IMAGES = ("png", "picture", "matrix")
 
 
-def _plain(value):
-    return _mapped(value, page_sphere.Packed.plain)
-
-
-def _mapped(value, unpack):
-    """The same dicts and lists with each `Packed` as `unpack` has it; images are left out."""
-    if isinstance(value, page_sphere.Packed):
+def _unpack(value, unpack):
+    """The same as dicts and lists, with each `Packed` as `unpack` has it and without images."""
+    if isinstance(value, Packed):
         return unpack(value)
-    if isinstance(value, page_methods.Cell):
-        return value._asdict()
+    if is_dataclass(value):
+        value = vars(value)
     if isinstance(value, dict):
-        left_out = ("png", "picture", "matrix")
-        return {key: _mapped(each, unpack) for key, each in value.items() if key not in left_out}
+        return {key: _unpack(each, unpack) for key, each in value.items() if key not in _IMAGES}
     if isinstance(value, list | tuple):
-        return [_mapped(each, unpack) for each in value]
+        return [_unpack(each, unpack) for each in value]
     return value
 
 
-def values_csv(told):
-    """Tables and curves: a line for each value that is defined."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(("part", "run", "step", "split", "measure", "of", "value"))
-    for row in told["methods"]:
-        name = f"{row['data']}, {row['name']}" + (f", {row['note']}" if row["note"] else "")
-        for (key, split), cell in zip(metrics_lib.PAGE_COLUMNS.items(), row["cells"], strict=True):
-            if cell.value is not None:
-                lines.writerow(("methods", name, "", split, key, cell.text, cell.value))
-    for run in told["runs"]:
-        for step, split, key, value in _points(run["curves"]):
-            lines.writerow(("dynamics", run["label"], step, split, key, "", value))
-        for key, found in run["converged"].items():
-            if found["step"] is not None:
-                cells = ("convergence", run["label"], found["step"], "train", key)
-                lines.writerow((*cells, "share of training in %", found["share"]))
-        by_class = run["by_class"]
-        for measure, of, value in _cosines(by_class):
-            lines.writerow(("prototypes", run["label"], "", "", measure, of, value))
-        for each in by_class["classes"]:
+def values_csv(data: PageData) -> str:
+    """Return tables and curves as CSV, one line per value that is defined."""
+    columns = ("part", "run", "step", "split", "measure", "of", "value")
+    return csv_text(columns, (row for row in _values(data) if row[-1] is not None))
+
+
+def _values(data):
+    for row in data.methods:
+        name = f"{row.data}, {row.name}" + (f", {row.note}" if row.note else "")
+        for (key, split), cell in zip(PAGE_COLUMNS.items(), row.cells, strict=True):
+            yield "methods", name, "", split, key, cell.text, cell.value
+    for run in data.runs:
+        for step, split, key, value in _points(run.curves):
+            yield "dynamics", run.label, step, split, key, "", value
+        for key, result in run.converged.items():
+            of = "share of training in %"
+            yield "convergence", run.label, result["step"], "train", key, of, result["share"]
+        for measure, of, value in _cosines(run.by_class):
+            yield "prototypes", run.label, "", "", measure, of, value
+        for each in run.by_class["classes"]:
             for key in ("images", "accuracy"):
-                if each[key] is not None:
-                    cells = ("classes", run["label"], "", "", key, each["name"], each[key])
-                    lines.writerow(cells)
-    return text.getvalue()
+                yield "classes", run.label, "", "", key, each["name"], each[key]
 
 
 def _cosines(by_class):
-    """(measure, of what, value) of the cosines between prototypes, of many classes in short."""
+    """(measure, of what, value) of the cosines between prototypes; of many classes a summary."""
     names = by_class["names"]
     for place, cosines in enumerate(by_class["cosines"] or ()):
         # A matrix is symmetric.
         for other, value in zip(names[:place], cosines, strict=False):
-            if value is not None:
-                yield "cosine", f"{other} | {names[place]}", value
+            yield "cosine", f"{other} | {names[place]}", value
     if by_class["cosines"] is None:
         for key in ("mean", "std"):
-            if key in by_class:
-                yield f"cosine_{key}", "", by_class[key]
+            yield f"cosine_{key}", "", by_class.get(key)
         for key in ("nearest", "furthest"):
             for first, second, value in by_class.get(key, ()):
                 yield f"cosine_{key}", f"{first} | {second}", value
 
 
 def _points(curves):
-    found = curves["evaluations"]
+    evaluations, batches = curves["evaluations"], dict(curves["batches"])
     for split in ("train", "test"):
-        for key, values in found[split].items():
-            for step, value in zip(found["steps"], values, strict=True):
-                if value is not None:
-                    yield step, split, key, value
-    for key, values in curves["batches"].items():
-        if key != "steps":
-            for step, value in zip(curves["batches"]["steps"], values, strict=True):
-                if value is not None:
-                    yield step, "batches", key, value
+        for key, values in evaluations[split].items():
+            for step, value in zip(evaluations["steps"], values, strict=True):
+                yield step, split, key, value
+    steps = batches.pop("steps")
+    for key, values in batches.items():
+        for step, value in zip(steps, values, strict=True):
+            yield step, "batches", key, value
 
 
-def sphere_csv(told):
-    """Points on the sphere: a line for each image and each prototype at each step shown."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    head = ("run", "step", "what", "row", "class", "predicted", "x", "y", "z", "length")
-    lines.writerow((*head, "cosine_true", "cosine_predicted"))
-    for run in told["runs"]:
-        if not run["sphere"]:
-            continue
-        found = _plain(run["sphere"])
-        names = found["class_names"]
-        for s, step in enumerate(found["steps"]):
-            for p, label in enumerate(found["labels"]):
-                cells = (run["label"], step, "image", found["rows"][p], names[label])
-                cells += (names[found["predicted"][s][p]], *found["points"][s][p])
-                length = round(found["lengths"][s][p] * found["length_unit"], 4)
-                cells += (length, found["cosine_true"][s][p], found["cosine_predicted"][s][p])
-                lines.writerow(cells)
-            for c, label in enumerate(found["classes"]):
-                cells = (run["label"], step, "prototype", "", names[label], "")
-                length = round(found["prototype_lengths"][s][c] * found["prototype_unit"], 4)
-                lines.writerow((*cells, *found["prototypes"][s][c], length, "", ""))
-    return text.getvalue()
+def sphere_csv(data: PageData) -> str:
+    """Return the points on the sphere as CSV, one line per image and prototype at each step."""
+    columns = ("run", "step", "what", "row", "class", "predicted", "x", "y", "z", "length")
+    columns += ("cosine_true", "cosine_predicted")
+    return csv_text(columns, (row for run in data.runs if run.sphere for row in _places(run)))
+
+
+def _places(run):
+    sphere = _unpack(run.sphere, Packed.plain)
+    names = sphere["class_names"]
+    for s, step in enumerate(sphere["steps"]):
+        for p, label in enumerate(sphere["labels"]):
+            predicted, length = names[sphere["predicted"][s][p]], sphere["lengths"][s][p]
+            yield (
+                *(run.label, step, "image", sphere["rows"][p], names[label], predicted),
+                *(*sphere["points"][s][p], round(length * sphere["length_unit"], 4)),
+                *(sphere["cosine_true"][s][p], sphere["cosine_predicted"][s][p]),
+            )
+        for c, label in enumerate(sphere["classes"]):
+            length = round(sphere["prototype_lengths"][s][c] * sphere["prototype_unit"], 4)
+            place = sphere["prototypes"][s][c]
+            yield run.label, step, "prototype", "", names[label], "", *place, length, "", ""

@@ -8,20 +8,25 @@ does not show, and stay there: put back onto the sphere they would claim angles 
 have.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+
+from hsproto.reporting.directions import lengths, unit
 
 DIGITS = 4  # behind the point: a ball of 1,000 pixels needs three
 
 
-def projection(means):
-    """The axes that show class means best, float64 [D, 3], orthonormal columns.
+def projection(means: np.ndarray) -> np.ndarray:
+    """Return the axes that show class means best, float64 [D, 3], orthonormal columns.
 
     means [C, D], of any length, are taken as directions. Up to three dimensions the axes are those
-    of the features. Of more they span the top three principal directions of the uncentred second
-    moment Σ_c m_c m_cᵀ / C. Uncentred, because angles are about the origin and the ball's centre
+    of the features. Of more they span the top three principal directions of the uncentered second
+    moment Σ_c m_c m_cᵀ / C. Uncentered, because angles are about the origin and the ball's center
     has to be it: among all choices this one loses least of the directions' squared length, and
     keeps the matrix of their cosines best (Eckart and Young). Means that share a component, as
-    those of non-negative features do, show it as an axis on which all lie to one side; centring
+    those of non-negative features do, show it as an axis on which all lie to one side; centering
     would hide that. At a simplex about the origin both are the same.
 
     A simplex of up to four classes has rank three and is shown whole; of K classes K-1 directions
@@ -31,7 +36,7 @@ def projection(means):
     alike: the first class points to +z, the second to y = 0 and positive x, the third to positive
     y, and a class that adds no direction of its own is passed over for the next one.
     """
-    directions = unit(means)
+    directions = unit(_float64(means))
     dims = directions.shape[1]
     if dims <= 3:
         return np.eye(dims, 3)
@@ -48,19 +53,19 @@ def _turned(places):
     # Where the rows nearly lie in fewer dimensions their principal directions complete the axes;
     # an SVD leaves their signs open.
     largest = places[np.argmax(np.abs(places), axis=0), np.arange(count)]
-    found = np.zeros((3, count))
+    axes = np.zeros((3, count))
     number = 0
     for place in (*places, *np.diag(np.sign(largest))):
-        rest = place - found.T @ (found @ place)
+        rest = place - axes.T @ (axes @ place)
         # What the axes so far nearly hold would give the next one the direction of its noise.
         if number < count and np.linalg.norm(rest) > 0.05 * np.linalg.norm(place):
-            found[number] = rest / np.linalg.norm(rest)
+            axes[number] = rest / np.linalg.norm(rest)
             number += 1
-    return found
+    return axes
 
 
-def coordinates(steps):
-    """What a picture needs of `Read.steps`, in numbers that JSON knows; {} of no steps.
+def coordinates(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a picture needs of `SnapshotSeries.steps`, as JSON has it; {} of no steps.
 
     {"dimensions": D, "exact": whether nothing is projected, "classes": [C],
      "share_means", "share_features": those of the last step,
@@ -80,29 +85,30 @@ def coordinates(steps):
     last = steps[-1]
     dims = last["features"].shape[1]
     axes = projection(last["means"])
-    scales = {name: _median_length(last[name]) for name in ("features", "prototypes")}
-    found = [_of_step(arrays, axes, scales) for arrays in steps]
+    scales = {name: median_length(last[name]) for name in ("features", "prototypes")}
+    placed = [_of_step(arrays, axes, scales) for arrays in steps]
     return {
         "dimensions": dims,
         "exact": dims <= 3,
         "classes": last["classes"].tolist(),
-        "share_means": found[-1]["share_means"],
-        "share_features": found[-1]["share_features"],
-        "steps": found,
+        "share_means": placed[-1]["share_means"],
+        "share_features": placed[-1]["share_features"],
+        "steps": placed,
     }
 
 
 def _of_step(arrays, axes, scales):
-    places = {name: unit(arrays[name]) @ axes for name in ("features", "prototypes", "means")}
-    radii = {name: lengths(arrays[name]) / scale for name, scale in scales.items()}
+    rows = {name: _float64(arrays[name]) for name in ("features", "prototypes", "means")}
+    places = {name: unit(rows[name]) @ axes for name in rows}
+    radii = {name: lengths(rows[name]) / scale for name, scale in scales.items()}
     return {
         "step": arrays["step"],
         "predicted": arrays["predicted"].tolist(),
         **{name: _rounded(place) for name, place in places.items()},
         "radii": _rounded(radii["features"]),
         "prototype_radii": _rounded(radii["prototypes"]),
-        "share_means": _share(arrays["means"], places["means"]),
-        "share_features": _share(arrays["features"], places["features"]),
+        "share_means": _share(rows["means"], places["means"]),
+        "share_features": _share(rows["features"], places["features"]),
     }
 
 
@@ -111,19 +117,13 @@ def _share(rows, places):
     return _rounded(np.mean(np.sum(places[counted] ** 2, axis=1))) if counted.any() else 0.0
 
 
-def unit(rows):
-    """Directions of rows [N, D], float64; of a row of length zero, zero."""
-    size = lengths(rows)[:, None]
-    return np.asarray(rows, np.float64) / np.where(size > 0, size, 1.0)
+def median_length(rows: np.ndarray) -> float:
+    """Return the median length of rows [N, D], 1 if it is zero."""
+    return np.median(lengths(_float64(rows))) or 1.0
 
 
-def lengths(rows):
-    """Lengths of rows [N, D], float64 [N]."""
-    return np.linalg.norm(np.asarray(rows, np.float64), axis=1)
-
-
-def _median_length(rows):
-    return np.median(lengths(rows)) or 1.0
+def _float64(rows):
+    return np.asarray(rows, np.float64)
 
 
 def _rounded(numbers):

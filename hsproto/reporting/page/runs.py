@@ -11,14 +11,12 @@ import numpy as np
 
 from hsproto import config as config_lib
 from hsproto.methods import method_of
-from hsproto.metrics import METRICS
-from hsproto.reporting import convergence as convergence_lib
+from hsproto.metrics import METRICS, defined
 from hsproto.reporting import naming
-from hsproto.reporting.table import defined, format_value
+from hsproto.reporting.table import format_value
 from hsproto.runs import run as run_lib
 from hsproto.runs.progress import duration
 from hsproto.runs.run import data_set, imbalance_factor, total_steps
-from hsproto.runs.summary import dimensions
 
 # Of the steps between evaluations.
 OF_BATCHES = {
@@ -31,7 +29,6 @@ OF_BATCHES = {
 LOG_SCALE = {name for name, metric in METRICS.items() if metric.log_scale} | {"gradient_norm"}
 MOST_BATCHES = 150  # points of a curve over batches
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-DECAY, TOLERANCE = 0.5, 0.01  # as `hsproto.reporting.convergence` has them by default
 
 
 def summary(found):
@@ -122,16 +119,6 @@ def _numeric(value):
     return float(f"{value:.5g}")
 
 
-def converged(run):
-    """{measure: threshold, step, share, by_first} of 95 % of collapse, of a finished run; or {}."""
-    dim, classes = dimensions(run), run.config.get("num_classes") or 0
-    if not run.summary or dim is None or classes < 1:
-        return {}
-    images = run_lib.settings(run)["num_examples"] / classes
-    thresholds = convergence_lib.collapse_thresholds(classes, dim, images)
-    return convergence_lib.converged(run.records, total_steps(run), thresholds, DECAY, TOLERANCE)
-
-
 def line_styles(found):
     """{workdir: colour, marker and dash of a run's curve}: a loss has one colour and marker."""
     count, made = {}, {}
@@ -161,7 +148,8 @@ def card(run):
     usual = config_lib.default().to_dict()
     settings = sorted(run.config.items())
     triples = [
-        (k, format_value(v), k in usual and _plain(usual[k]) == _plain(v)) for k, v in settings
+        (k, format_value(v), k in usual and _as_stored(usual[k]) == _as_stored(v))
+        for k, v in settings
     ]
     versions = run.summary.get("versions") if run.summary else None
     return {
@@ -184,12 +172,12 @@ def recipe(stored):
     lines = ["from hsproto.config import default, with_argument", "", ""]
     lines += ["def get_config(arg=None):", "    config = default()"]
     for key, value in sorted(stored.items()):
-        if key in usual and _plain(usual[key]) != _plain(value):
-            lines.append(f"    config.{key} = {_plain(value)!r}")
+        if key in usual and _as_stored(usual[key]) != _as_stored(value):
+            lines.append(f"    config.{key} = {_as_stored(value)!r}")
     return "\n".join([*lines, "    return with_argument(config, arg)"]) + "\n"
 
 
-def _plain(value):
+def _as_stored(value):
     # JSON has no tuples, the config no lists.
     return tuple(value) if isinstance(value, list) else value
 

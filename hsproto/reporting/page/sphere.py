@@ -5,11 +5,12 @@ Coordinates, lengths and cosines are small integers, which a page carries in a f
 
 import base64
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from hsproto.reporting.directions import cosines
 from hsproto.reporting.page import projection
 from hsproto.runs import snapshots
 
@@ -23,21 +24,26 @@ _UNKNOWN = -128  # a cosine that is not defined, in hundredths
 
 
 class Packed(NamedTuple):
-    """Integers that stand for numbers: `array * scale`, but None where they are `missing`."""
+    """Integers that stand for the numbers `array * scale`; those equal to `missing` for None."""
 
     array: np.ndarray
     scale: float = 1.0
     missing: int | None = None
 
-    def for_page(self):
-        """As the page carries it: little-endian bytes in base64, with what reads them."""
+    def for_page(self) -> dict[str, Any]:
+        """Return what the page carries: little-endian bytes in base64, with what reads them."""
         kind = self.array.dtype.newbyteorder("<")
         content = base64.b64encode(self.array.astype(kind).tobytes()).decode()
-        found = {"type": self.array.dtype.name, "shape": list(self.array.shape)}
-        return {"b64": content, "scale": self.scale, "missing": self.missing} | found
+        return {
+            "b64": content,
+            "scale": self.scale,
+            "missing": self.missing,
+            "type": self.array.dtype.name,
+            "shape": list(self.array.shape),
+        }
 
-    def plain(self):
-        """As nested lists of numbers and None."""
+    def plain(self) -> list:
+        """Return nested lists of numbers and None."""
         if self.scale == 1.0 and self.missing is None:
             return self.array.tolist()
         values = np.round(self.array * self.scale, 4).astype(object)
@@ -46,59 +52,47 @@ class Packed(NamedTuple):
         return values.tolist()
 
 
-def steps_of_each(count):
-    """How many steps a page with `count` runs that have snapshots shows of each."""
+def steps_of_each(count: int) -> int:
+    """Return how many steps of each run a page shows of `count` runs with snapshots."""
     return max(FEWEST_STEPS, min(MOST_STEPS, ALL_STEPS // max(count, 1)))
 
 
-def has_snapshots(workdir):
-    """Whether a workdir has snapshots."""
+def has_snapshots(workdir: str) -> bool:
+    """Return whether a workdir has snapshots."""
     return bool(snapshots.step_files(workdir))
 
 
-def frames(workdir, most):
-    """The snapshots of a workdir as `snapshots.SnapshotSeries`, or None where none can be read.
+def frames(workdir: str, most: int) -> snapshots.SnapshotSeries | None:
+    """Return the snapshots of a workdir, or None if none can be read.
 
     Of at most `most` of its steps, the first and the last among them.
     """
-    found = snapshots.read_series(workdir)
-    if not found.steps:
+    series = snapshots.read_series(workdir)
+    if not series.steps:
         return None
-    places = np.linspace(0, len(found.steps) - 1, min(most, len(found.steps))).round().astype(int)
-    return found._replace(steps=[found.steps[place] for place in np.unique(places)])
+    places = np.linspace(0, len(series.steps) - 1, min(most, len(series.steps))).round().astype(int)
+    return series._replace(steps=[series.steps[place] for place in np.unique(places)])
 
 
-def directions(vectors):
-    """Unit vectors [..., D]; NaN of zero vectors, which have no direction."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(lengths > 0, vectors / lengths, np.nan)
-
-
-def cosines(step):
-    """Cosines [P, C] of a step's images with its prototypes; NaN where one has no direction."""
-    return directions(step["features"]) @ directions(step["prototypes"]).T
-
-
-def columns(classes, labels):
-    """Places of `labels` among `classes` [C]; -1 of those that are not there."""
+def columns(classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the places of `labels` among `classes` [C], -1 of those that are not among them."""
     order = np.argsort(classes)
     places = np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)
     places = order[places]
     return np.where(classes[places] == labels, places, -1)
 
 
-def view(found):
-    """What the sphere needs of a `snapshots.SnapshotSeries`, a dict whose arrays are `Packed`.
+def view(series: snapshots.SnapshotSeries) -> dict[str, Any]:
+    """Return what the sphere shows of snapshots, a dict whose arrays are `Packed`.
 
     points, prototypes: places of directions, [S, P, 3] and [S, C, 3]; lengths, prototype_lengths:
     [S, P] and [S, C] in units of length_unit and prototype_unit, medians of the last step;
-    cosine_true, cosine_predicted [S, P]: with the prototype of the class that an image has and that
-    it is taken for. exact, share_means, share_features: as in `projection.coordinates`.
+    cosine_true, cosine_predicted [S, P]: with the prototype of an image's class and of the class it
+    is taken for. exact, share_means, share_features: as in `projection.coordinates`.
     """
-    placed = projection.coordinates(found.steps)
-    labels, names = found.points["labels"], [str(n) for n in found.points["class_names"]]
-    true, taken = zip(*(_own_and_taken(found, step) for step in found.steps), strict=True)
+    placed = projection.coordinates(series.steps)
+    labels, names = series.points["labels"], [str(n) for n in series.points["class_names"]]
+    true, taken = zip(*(_own_and_taken(series, step) for step in series.steps), strict=True)
     small = np.uint8 if len(names) <= 256 else np.uint16
 
     def stacked(name):
@@ -106,66 +100,66 @@ def view(found):
 
     return {
         "steps": [step["step"] for step in placed["steps"]],
-        "unreadable": found.unreadable,
+        "unreadable": series.unreadable,
         "dimensions": placed["dimensions"],
         "exact": placed["exact"],
         "share_means": placed["share_means"],
         "share_features": placed["share_features"],
         "class_names": names,
         "classes": placed["classes"],
-        "rows": found.points["rows"].tolist(),
+        "rows": series.points["rows"].tolist(),
         "labels": Packed(labels.astype(small)),
         "predicted": Packed(stacked("predicted").astype(small)),
-        "points": _unit(stacked("features")),
-        "prototypes": _unit(stacked("prototypes")),
-        "lengths": _thousandths(stacked("radii")),
-        "length_unit": _median_length(found.steps[-1]["features"]),
-        "prototype_lengths": _thousandths(stacked("prototype_radii")),
-        "prototype_unit": _median_length(found.steps[-1]["prototypes"]),
-        "cosine_true": _hundredths(np.array(true)),
-        "cosine_predicted": _hundredths(np.array(taken)),
+        "points": _pack_unit(stacked("features")),
+        "prototypes": _pack_unit(stacked("prototypes")),
+        "lengths": _pack_lengths(stacked("radii")),
+        "length_unit": _unit_of_length(series.steps[-1]["features"]),
+        "prototype_lengths": _pack_lengths(stacked("prototype_radii")),
+        "prototype_unit": _unit_of_length(series.steps[-1]["prototypes"]),
+        "cosine_true": _pack_cosines(np.array(true)),
+        "cosine_predicted": _pack_cosines(np.array(taken)),
     }
 
 
-def _own_and_taken(found, step):
+def _own_and_taken(series, step):
     """Cosines [P] with the prototype of an image's class, and of the class it is taken for."""
-    between, classes = cosines(step), step["classes"]
-    of = (found.points["labels"], step["predicted"])
-    return tuple(_picked(between, columns(classes, labels)) for labels in of)
+    between = cosines(step["features"], step["prototypes"], of_zero=np.nan)
+    classes = series.points["labels"], step["predicted"]
+    return tuple(_pick(between, columns(step["classes"], labels)) for labels in classes)
 
 
-def _picked(between, places):
+def _pick(between, places):
     taken = between[np.arange(len(between)), np.maximum(places, 0)]
     return np.where(places >= 0, taken, np.nan)
 
 
-def _unit(places):
+def _pack_unit(places):
     return Packed(np.round(places.clip(-1, 1) * 32767).astype(np.int16), 1 / 32767)
 
 
-def _thousandths(radii):
+def _pack_lengths(radii):
     return Packed(np.round(radii * 1000).clip(0, 65535).astype(np.uint16), 1e-3)
 
 
-def _median_length(rows):
-    return float(f"{np.median(projection.lengths(rows)) or 1.0:.4g}")
+def _unit_of_length(rows):
+    return float(f"{projection.median_length(rows):.4g}")
 
 
-def _hundredths(values):
+def _pack_cosines(values):
     whole = np.round(np.nan_to_num(values) * 100).clip(-100, 100)
     return Packed(np.where(np.isfinite(values), whole, _UNKNOWN).astype(np.int8), 0.01, _UNKNOWN)
 
 
-def images(found):
-    """(wrong, right): the most wrong images of the last step, and some of those that are right.
+def images(series: snapshots.SnapshotSeries) -> tuple[list[dict], list[dict]]:
+    """Return (wrong, right): the most wrong images of the last step, and some of the right ones.
 
     Dicts: row, png (a data URI), width, height, true and predicted (class names), cosine_true and
     cosine_predicted. An image is the more wrong the nearer the prototype it is taken for and the
-    further its own. The right ones are of as many classes as there can be.
+    further its own. The right ones are of as many classes as possible.
     """
-    last, points = found.steps[-1], found.points
+    last, points = series.steps[-1], series.points
     labels, predicted = points["labels"], last["predicted"]
-    true, taken = _own_and_taken(found, last)
+    true, taken = _own_and_taken(series, last)
     wrong = np.flatnonzero(predicted != labels)
     margin = np.nan_to_num((taken - true)[wrong], nan=-np.inf)
     wrong = wrong[np.argsort(-margin, kind="stable")][:SHOWN_IMAGES]
@@ -175,7 +169,7 @@ def images(found):
     chosen = np.sort(right[np.argsort(rounds, kind="stable")][:SHOWN_IMAGES])
     names = [str(name) for name in points["class_names"]]
 
-    def told(place):
+    def record(place):
         picture = _picture(points["images"][place])
         return {
             "row": int(points["rows"][place]),
@@ -189,7 +183,7 @@ def images(found):
             "cosine_predicted": rounded(taken[place]),
         }
 
-    return [told(place) for place in wrong], [told(place) for place in chosen]
+    return [record(place) for place in wrong], [record(place) for place in chosen]
 
 
 def _picture(pixels):
@@ -198,8 +192,8 @@ def _picture(pixels):
     return picture
 
 
-def data_uri(picture):
-    """A Pillow image as a PNG inside a data URI."""
+def data_uri(picture: Image.Image) -> str:
+    """Return a Pillow image as a PNG inside a data URI."""
     content = io.BytesIO()
     picture.save(content, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
@@ -209,5 +203,6 @@ def _name(names, label):
     return names[label] if 0 <= label < len(names) else str(label)
 
 
-def rounded(value):
+def rounded(value: float) -> float | None:
+    """Return a number with three decimals, or None if it is not finite."""
     return round(float(value), 3) if np.isfinite(value) else None

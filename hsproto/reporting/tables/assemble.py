@@ -1,47 +1,79 @@
-"""How tables are put together from single measurements of runs."""
+"""Build tables from single measurements of runs."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from hsproto.metrics import METRICS, TABLE_COLUMNS, defined
 from hsproto.reporting import paper_protocol
 from hsproto.reporting.naming import in_paper_order, row_names
-from hsproto.reporting.table import Table, Value, defined, file_name, mean_over_seeds
-from hsproto.runs.run import data_set, final_step
+from hsproto.reporting.table import Table, Value, file_name, mean_over_seeds
+from hsproto.runs.run import Run, data_set, final_step
 
 
-class Entry(NamedTuple):
-    """One number of one run: what a table's cell is made of, with those of other seeds.
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One number of one run; a cell of a table is the mean of the entries of several seeds.
 
-    step: of the state that was measured. extra: texts that name the row beside the run. value: a
-    number or None, or whatever the table's `combine` takes.
+    Attributes:
+        run: The run that was measured.
+        step: The step of the state that was measured.
+        column: The column it stands in.
+        value: A number or None, or whatever the table's `combine` takes.
+        extra: Texts that name the row beside the run.
+        paper: The paper's number, if it has one.
+        digits: Decimals; None as in `Value`.
     """
 
-    run: Any
+    run: Run
     step: int | None
-    extra: tuple
-    column: str
+    column: Any
     value: Any
+    extra: tuple[str, ...] = ()
     paper: float | None = None
     digits: int | None = 2
 
 
-def assemble(
-    entries, name, title, labels, *, note="", columns=None, best=None, omit=(), in_full=False,
-    combine=None,
-):  # fmt: skip
-    """A `Table` of entries, a row for runs that differ in seeds alone, or None without entries.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How entries become a table.
 
-    labels: what the first label and those of the entries' `extra` are. columns: their order;
-    default: as they come. best: max or min, to have the best of each column bold; states before a
-    run's end take no part. combine: makes a cell of the entries of several seeds; default: their
-    `over_seeds`. omit, in_full: as in `row_names`.
+    Attributes:
+        name: The name of the table's files, before `file_name`.
+        title: Its title.
+        labels: What the first label and those of the entries' `extra` are.
+        note: What it says below the title, before what `row_names` and the protocol add.
+        columns: Their order; None: that of the entries.
+        best: max or min, to print the best of each column in bold. States before the end of a run
+            take no part.
+        omit: Settings that do not name rows, as in `row_names`.
+        in_full: Whether rows are named by every setting that varies, as in `row_names`.
+        combine: Makes a cell of the entries of several seeds; None: their `mean_over_seeds`.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    note: str = ""
+    columns: Sequence[str] | None = None
+    best: Callable | None = None
+    omit: tuple[str, ...] = ()
+    in_full: bool = False
+    combine: Callable[[list[Entry]], Value | str] | None = None
+
+
+def assemble(entries: Sequence[Entry], layout: Layout) -> Table | None:
+    """Return the `Table` of entries, one row per runs that differ in seeds alone.
+
+    None without entries.
     """
     if not entries:
         return None
-    combine = combine or _mean
-    found = list({entry.run.workdir: entry.run for entry in entries}.values())
-    sets = in_paper_order({data_set(run) for run in found})
-    found.sort(key=lambda run: sets.index(data_set(run)))  # as the note tells of them
-    names = row_names(found, omit, in_full)
+    combine = layout.combine or _mean
+    runs = list({entry.run.workdir: entry.run for entry in entries}.values())
+    sets = in_paper_order({data_set(run) for run in runs})
+    runs.sort(key=lambda run: sets.index(data_set(run)))  # the order in which the note names them
+    names = row_names(runs, layout.omit, layout.in_full)
     rows, places = {}, {}
     extras = list(dict.fromkeys(entry.extra for entry in entries))
     for entry in entries:
@@ -51,21 +83,25 @@ def assemble(
         key = (row, *entry.extra), early
         places[key] = (place, early and entry.step, extras.index(entry.extra))
         rows.setdefault(key, {}).setdefault(entry.column, []).append(entry)
-    columns = tuple(columns or dict.fromkeys(entry.column for entry in entries))
+    columns = tuple(layout.columns or dict.fromkeys(entry.column for entry in entries))
     order = sorted(rows, key=places.get)
     cells = [
         [combine(rows[key][column]) if column in rows[key] else None for column in columns]
         for key in order
     ]
-    if best:
-        _mark_best(cells, [early for _, early in order], best)
+    if layout.best:
+        _mark_best(cells, [early for _, early in order], layout.best)
     with_paper = any(
         isinstance(cell, Value) and cell.paper is not None for row in cells for cell in row
     )
-    sentences = [note, names.note, paper_protocol.differences(found) if with_paper else ""]
-    pairs = [(texts, tuple(row)) for (texts, _), row in zip(order, cells, strict=True)]
+    sentences = [layout.note, names.note, paper_protocol.differences(runs) if with_paper else ""]
     return Table(
-        file_name(name), title, " ".join(filter(None, sentences)), tuple(labels), columns, pairs
+        name=file_name(layout.name),
+        title=layout.title,
+        note=" ".join(filter(None, sentences)),
+        labels=layout.labels,
+        columns=columns,
+        rows=[(labels, tuple(row)) for (labels, _), row in zip(order, cells, strict=True)],
     )
 
 
@@ -88,13 +124,35 @@ def _mark_best(cells, early, best):
                 cells[row][column] = cells[row][column]._replace(best=True)
 
 
-def percent(value):
-    """A share in per cent; what is undefined stays so."""
+def geometry_entries(
+    run: Run,
+    step: int | None,
+    extra: tuple[str, ...],
+    values: Mapping[str, float],
+    paper: Mapping[str, float] = {},
+) -> list[Entry]:
+    """Return one entry per metric of `TABLE_COLUMNS`."""
+    return [
+        Entry(
+            run=run,
+            step=step,
+            extra=extra,
+            column=METRICS[key].column,
+            value=values.get(key),
+            paper=paper.get(key),
+            digits=METRICS[key].digits,
+        )
+        for key in TABLE_COLUMNS
+    ]
+
+
+def percent(value: float | None) -> float | None:
+    """Return a share in per cent, or None if it is undefined."""
     return 100 * value if defined(value) else None
 
 
-def drop_empty(*tables):
-    """The tables that are there and have a number."""
+def drop_empty(tables: Iterable[Table | None]) -> list[Table]:
+    """Return the tables that have a number."""
     return [
         table
         for table in tables

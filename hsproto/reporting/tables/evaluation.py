@@ -1,223 +1,244 @@
-"""Tables of what the commands that measure finished runs have left in their workdirs.
+"""Tables of what the commands that measure finished runs leave in their workdirs.
 
 As in `hsproto.reporting.tables.training`: from a list of `run.Run`; accuracies, errors and shares
 are in per cent.
 """
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from hsproto.methods import ENCODER_LOSSES
-from hsproto.metrics import METRICS, TABLE_COLUMNS
+from hsproto.metrics import defined
 from hsproto.reporting import naming, paper_results
 from hsproto.reporting.paper_protocol import paper_set
-from hsproto.reporting.table import defined
-from hsproto.reporting.tables.assemble import Entry, assemble, drop_empty, percent
-from hsproto.runs.run import data_set, imbalance_factor
+from hsproto.reporting.table import Table
+from hsproto.reporting.tables.assemble import (
+    Entry,
+    Layout,
+    assemble,
+    drop_empty,
+    geometry_entries,
+    percent,
+)
+from hsproto.runs.run import Run, data_set, imbalance_factor
 
 PROBES = {"fp": "fixed prototypes", "lp": "LP", "nlp": "NLP", "cached_lp": "cached LP"}
 SCORES = {"max_cosine": "max cosine", "energy": "energy", "knn": "kNN"}
 
 
-def classifiers(found):
-    """Tables 2, 8 and 14: classifiers on frozen encoders, and their cost and geometry."""
-    accuracies, others = [], {}
-    for run in _having(found, "probe"):
+def classifiers(runs: Sequence[Run]) -> list[Table]:
+    """Tables 2, 8 and 14: classifiers on frozen encoders, with their cost and geometry."""
+    accuracies, costs = [], {}
+    for run in _with(runs, "probe"):
         if run.config["loss"] not in ENCODER_LOSSES:
             continue
-        step, head = run.measured["probe"].get("step"), run.config.get("projection", "none")
+        step, projection = run.measured["probe"].get("step"), run.config.get("projection", "none")
         for method, result in probes(run).items():
             passes = f"{result['passes']:g}" if defined(result.get("passes")) else "-"
-            extra = PROBES.get(method, method), head, passes
+            extra = PROBES.get(method, method), projection, passes
+            entry = partial(Entry, run=run, step=step, extra=extra)
             paper = None
             if run.config["loss"] == "scl" and imbalance_factor(run) == 1:
-                paper = paper_results.CLASSIFIERS.get((method, head), {}).get(paper_set(run))
-            value = percent(result.get("test", {}).get("accuracy"))
-            accuracies.append(Entry(run, step, extra, data_set(run), value, paper))
-            here = others.setdefault(data_set(run), [])
-            here.append(Entry(run, step, extra, "seconds", result.get("seconds"), None, 1))
-            train = result.get("train", {})
-            here += [
-                Entry(
-                    run, step, extra, METRICS[key].column, train.get(key), None, METRICS[key].digits
-                )
-                for key in TABLE_COLUMNS
-            ]
-    labels = ("encoder", "classifier", "head", "passes")
-    note = (
-        "Test accuracy in per cent on one frozen encoder. Passes are those of the training set "
-        "through it; fixed prototypes are of what the head gives, the others are trained on the "
-        "encoder's features."
-    )
-    columns = naming.in_paper_order({e.column for e in accuracies})
-    title = "Classifiers of an encoder (Tables 2, 8, 14)"
-    omit = ("projection",)
-    made = [
-        assemble(
-            accuracies, "classifiers", title, labels, note=note, columns=columns, best=max,
-            omit=omit,
-        )
-    ]  # fmt: skip
-    for name, entries in others.items():
-        made.append(
-            assemble(
-                entries, f"classifiers_{name}", f"Cost and geometry of classifiers: {name}", labels,
-                note="Seconds until the classifier is there; geometry of the training set.",
-                omit=omit,
+                paper = paper_results.CLASSIFIERS.get((method, projection), {}).get(paper_set(run))
+            accuracy = percent(result.get("test", {}).get("accuracy"))
+            accuracies.append(entry(column=data_set(run), value=accuracy, paper=paper))
+            costs.setdefault(data_set(run), []).extend(
+                [
+                    entry(column="seconds", value=result.get("seconds"), digits=1),
+                    *geometry_entries(run, step, extra, result.get("train", {})),
+                ]
             )
-        )  # fmt: skip
-    return drop_empty(*made)
+    common = dict(labels=("encoder", "classifier", "head", "passes"), omit=("projection",))
+    layout = Layout(
+        name="classifiers",
+        title="Classifiers of an encoder (Tables 2, 8, 14)",
+        note="Test accuracy in per cent on one frozen encoder. Passes are those of the training "
+        "set through it; fixed prototypes are of what the head gives, the others are trained on "
+        "the encoder's features.",
+        columns=naming.in_paper_order({entry.column for entry in accuracies}),
+        best=max,
+        **common,
+    )
+    tables = [assemble(accuracies, layout)]
+    for name, entries in costs.items():
+        layout = Layout(
+            name=f"classifiers_{name}",
+            title=f"Cost and geometry of classifiers: {name}",
+            note="Seconds until the classifier is there; geometry of the training set.",
+            **common,
+        )
+        tables.append(assemble(entries, layout))
+    return drop_empty(tables)
 
 
-def transfer(found):
+def transfer(runs: Sequence[Run]) -> list[Table]:
     """Table 4: linear classifiers on frozen encoders, top-1 and per class, by data set and mean."""
     top, per_class = [], []
-    for run in _having(found, "transfer"):
-        results = run.measured["transfer"].get("datasets", {})
-        for name, result in results.items():
-            step = result.get("protocol", {}).get("step")
-            column = (name, result.get("train_images"), result.get("test_images"))
-            value = result.get("accuracy")
-            value = result.get("average_precision") if value is None else value
+    for run in _with(runs, "transfer"):
+        for name, result in run.measured["transfer"].get("datasets", {}).items():
+            entry = partial(
+                Entry,
+                run=run,
+                step=result.get("protocol", {}).get("step"),
+                extra=(data_set(run),),
+                column=(name, result.get("train_images"), result.get("test_images")),
+            )
+            accuracy = result.get("accuracy")
+            accuracy = result.get("average_precision") if accuracy is None else accuracy
             paper = paper_results.TRANSFER.get(run.config["loss"], {}).get(name)
-            extra = (data_set(run),)
-            top.append(Entry(run, step, extra, column, percent(value), paper))
-            value = percent(result.get("accuracy_per_class"))
-            per_class.append(Entry(run, step, extra, column, value))
+            top.append(entry(value=percent(accuracy), paper=paper))
+            per_class.append(entry(value=percent(result.get("accuracy_per_class"))))
     names = _transfer_columns(top)
-    top = [entry._replace(column=names[entry.column]) for entry in top]
-    per_class = [e._replace(column=names[e.column]) for e in per_class if e.value is not None]
-    note = (
-        "Per cent; top-1, of sets of several labels 11-point mean average precision. The paper "
-        "does not tell which set its encoders were trained on. A mean is given where all sets "
-        "were measured."
+    top = [replace(entry, column=names[entry.column]) for entry in top]
+    per_class = [replace(e, column=names[e.column]) for e in per_class if e.value is not None]
+    columns = naming.in_paper_order(names.values(), paper_results.TRANSFER_SETS)
+    several = len(columns) > 1
+    common = dict(labels=("loss", "trained on"), best=max)
+    layout = Layout(
+        name="transfer",
+        title="Transfer (Table 4)",
+        note="Per cent; top-1, of sets of several labels 11-point mean average precision. The "
+        "paper does not tell which set its encoders were trained on. A mean is given where all "
+        "sets were measured.",
+        columns=[*columns, "mean"] if several else columns,
+        **common,
     )
-    labels, made = ("loss", "trained on"), []
-    ordered = naming.in_paper_order(names.values(), paper_results.TRANSFER_SETS)
-    if len(ordered) > 1:
-        top += _transfer_means(top, ordered)
-    made.append(
-        assemble(
-            top, "transfer", "Transfer (Table 4)", labels, note=note, best=max,
-            columns=[*ordered, "mean"] if len(ordered) > 1 else ordered,
-        )
-    )  # fmt: skip
-    made.append(
-        assemble(
-            per_class, "transfer_per_class", "Transfer, mean accuracy of the classes", labels,
-            note="Per cent.", best=max,
-            columns=[c for c in ordered if any(e.column == c for e in per_class)],
-        )
-    )  # fmt: skip
-    return drop_empty(*made)
+    of_classes = Layout(
+        name="transfer_per_class",
+        title="Transfer, mean accuracy of the classes",
+        note="Per cent.",
+        columns=[c for c in columns if any(entry.column == c for entry in per_class)],
+        **common,
+    )
+    top += _transfer_means(top, columns) if several else []
+    return drop_empty([assemble(top, layout), assemble(per_class, of_classes)])
 
 
-def robustness(found):
+def robustness(runs: Sequence[Run]) -> list[Table]:
     """Table 5: errors on clean and on corrupted test images, and mCE where it is defined."""
     entries = []
-    for run in _having(found, "robustness"):
+    for run in _with(runs, "robustness"):
         results = run.measured["robustness"]
         for path, result in results.items():
-            made = "generated" if result.get("generated") else "as published"
-            extra = (data_set(run), _short(path, results), made, str(result.get("counted", "-")))
+            images = "generated" if result.get("generated") else "as published"
+            counted = str(result.get("counted", "-"))
+            extra = (data_set(run), _short(path, results), images, counted)
             paper = {}
             standard = result.get("layout") == "folder" and result.get("mce") is not None
             if standard and paper_set(run) == "imagenet2012" and not result.get("generated"):
                 paper = paper_results.ROBUSTNESS.get(run.config["loss"], {})
-            for column, value, key in (
-                ("clean error", percent(result.get("clean_error")), "clean_error"),
-                ("mean corruption error", percent(result.get("mean_error")), None),
-                ("mCE", result.get("mce"), "mce"),
-            ):
-                entries.append(Entry(run, result.get("step"), extra, column, value, paper.get(key)))
-    labels = ("loss", "trained on", "corrupted set", "images", "corruptions")
-    note = "Top-1 errors in per cent; mCE relates them to AlexNet's on ImageNet-C."
-    return drop_empty(
-        assemble(
-            entries, "robustness", "Robustness (Table 5)", labels, note=note, best=min
-        )
-    )  # fmt: skip
+            entry = partial(Entry, run=run, step=result.get("step"), extra=extra)
+            clean, mean = percent(result.get("clean_error")), percent(result.get("mean_error"))
+            entries += [
+                entry(column="clean error", value=clean, paper=paper.get("clean_error")),
+                entry(column="mean corruption error", value=mean),
+                entry(column="mCE", value=result.get("mce"), paper=paper.get("mce")),
+            ]
+    layout = Layout(
+        name="robustness",
+        title="Robustness (Table 5)",
+        labels=("loss", "trained on", "corrupted set", "images", "corruptions"),
+        note="Top-1 errors in per cent; mCE relates them to AlexNet's on ImageNet-C.",
+        best=min,
+    )
+    return drop_empty([assemble(entries, layout)])
 
 
-def ood(found):
-    """AUROC and FPR95 by score and set of other images."""
+def ood(runs: Sequence[Run]) -> list[Table]:
+    """AUROC and FPR95 by score and by set of other images."""
     entries = []
-    for run in _having(found, "ood"):
+    for run in _with(runs, "ood"):
         content = run.measured["ood"]
         others = content.get("others", {})
         for other, scores in others.items():
             extra = (data_set(run), _short(other, others), str(content.get("k", "-")))
-            for score, name in SCORES.items():
-                for key in ("auroc", "fpr95"):
-                    value = percent(scores.get(score, {}).get(key))
-                    entries.append(
-                        Entry(run, content.get("step"), extra, f"{name} {key.upper()}", value)
-                    )
-    labels = ("loss", "trained on", "other images", "k of kNN")
-    note = "Per cent. AUROC is better the higher, FPR95 the lower."
-    return drop_empty(assemble(entries, "ood", "Out-of-distribution detection", labels, note=note))
+            entries += [
+                Entry(
+                    run=run,
+                    step=content.get("step"),
+                    extra=extra,
+                    column=f"{name} {key.upper()}",
+                    value=percent(scores.get(score, {}).get(key)),
+                )
+                for score, name in SCORES.items()
+                for key in ("auroc", "fpr95")
+            ]
+    layout = Layout(
+        name="ood",
+        title="Out-of-distribution detection",
+        labels=("loss", "trained on", "other images", "k of kNN"),
+        note="Per cent. AUROC is better the higher, FPR95 the lower.",
+    )
+    return drop_empty([assemble(entries, layout)])
 
 
-def calibration(found):
+def calibration(runs: Sequence[Run]) -> list[Table]:
     """ECE and NLL before and after a temperature is fitted."""
     entries = []
-    for run in _having(found, "calibration"):
+    for run in _with(runs, "calibration"):
         content = run.measured["calibration"]
         extra = (data_set(run), str(content.get("bins", "-")), str(content.get("fit_share", "-")))
+        entry = partial(Entry, run=run, step=content.get("step"), extra=extra)
         before, after = content.get("before", {}), content.get("after", {})
-        for column, value, digits in (
-            ("accuracy", percent(content.get("accuracy")), 2),
-            ("ECE", percent(before.get("ece")), 2),
-            ("ECE after", percent(after.get("ece")), 2),
-            ("NLL", before.get("nll"), 4),
-            ("NLL after", after.get("nll"), 4),
-            ("fitted temperature", content.get("fitted_temperature"), 4),
-        ):
-            entries.append(Entry(run, content.get("step"), extra, column, value, None, digits))
-    labels = ("loss", "trained on", "bins", "share fitted")
-    note = "Accuracy and ECE in per cent, NLL in nats, on the test images that were not fitted."
-    return drop_empty(assemble(entries, "calibration", "Calibration", labels, note=note))
+        entries += [
+            entry(column="accuracy", value=percent(content.get("accuracy"))),
+            entry(column="ECE", value=percent(before.get("ece"))),
+            entry(column="ECE after", value=percent(after.get("ece"))),
+            entry(column="NLL", value=before.get("nll"), digits=4),
+            entry(column="NLL after", value=after.get("nll"), digits=4),
+            entry(column="fitted temperature", value=content.get("fitted_temperature"), digits=4),
+        ]
+    layout = Layout(
+        name="calibration",
+        title="Calibration",
+        labels=("loss", "trained on", "bins", "share fitted"),
+        note="Accuracy and ECE in per cent, NLL in nats, on the test images that were not fitted.",
+    )
+    return drop_empty([assemble(entries, layout)])
 
 
-def retrieval(found):
+def retrieval(runs: Sequence[Run]) -> list[Table]:
     """Recall and mean average precision of the test images among themselves."""
     entries = []
-    for run in _having(found, "retrieval"):
+    for run in _with(runs, "retrieval"):
         content = run.measured["retrieval"]
         values = content.get("test", {}) | content
-        extra = [
-            data_set(run),
-            *(str(values.get(k, "-")) for k in ("labels", "features", "images")),
-        ]
+        settings = (str(values.get(key, "-")) for key in ("labels", "features", "images"))
+        entry = partial(Entry, run=run, step=values.get("step"), extra=(data_set(run), *settings))
         for k in (1, 2, 4, 8):
-            value = percent(values.get(f"recall@{k}"))
-            entries.append(Entry(run, values.get("step"), tuple(extra), f"R@{k}", value))
-        value = percent(values.get("map@r"))
-        entries.append(Entry(run, values.get("step"), tuple(extra), "MAP@R", value))
-    labels = ("loss", "trained on", "labels", "features", "images")
-    return drop_empty(
-        assemble(entries, "retrieval", "Retrieval", labels, note="Per cent.", best=max)
+            entries.append(entry(column=f"R@{k}", value=percent(values.get(f"recall@{k}"))))
+        entries.append(entry(column="MAP@R", value=percent(values.get("map@r"))))
+    layout = Layout(
+        name="retrieval",
+        title="Retrieval",
+        labels=("loss", "trained on", "labels", "features", "images"),
+        note="Per cent.",
+        best=max,
     )
+    return drop_empty([assemble(entries, layout)])
 
 
-def probes(run):
-    """{method: its results} of a run's probe.json, in the order of PROBES."""
+def probes(run: Run) -> dict[str, dict]:
+    """Return {method: its results} of a run's probe.json, in the order of PROBES."""
     content = run.measured.get("probe", {})
     return {method: content[method] for method in PROBES if method in content}
 
 
-def _having(found, kind):
-    return [run for run in found if kind in run.measured]
+def _with(runs, kind):
+    return [run for run in runs if kind in run.measured]
 
 
 def _short(path, others):
-    """The last part of a path, or all of it where another one ends like it."""
+    """Return the last part of a path, or all of it if another path ends like it."""
     ends = [os.path.basename(os.path.normpath(other)) for other in others]
     end = os.path.basename(os.path.normpath(path))
     return end if ends.count(end) == 1 else path
 
 
 def _transfer_columns(entries):
-    """{(set, training images, test images): name}, with the images where sets share a name."""
+    """{(set, training images, test images): name}, with the images if sets share a name."""
     kinds = dict.fromkeys(entry.column for entry in entries)
     names = [name for name, _, _ in kinds]
     return {
@@ -227,7 +248,7 @@ def _transfer_columns(entries):
 
 
 def _transfer_means(entries, columns):
-    """An entry more for each run and step that has a value of all columns: their mean."""
+    """Entries of the mean, for each run and step with a value in all columns."""
     by_state = {}
     for entry in entries:
         by_state.setdefault((entry.run.workdir, entry.step), {})[entry.column] = entry
@@ -239,7 +260,6 @@ def _transfer_means(entries, columns):
             paper = paper_results.TRANSFER.get(entry.run.config["loss"], {}).get("mean")
             same_sets = set(columns) == set(paper_results.TRANSFER_SETS)
             mean = sum(values) / len(values)
-            means.append(
-                entry._replace(column="mean", value=mean, paper=paper if same_sets else None)
-            )
+            paper = paper if same_sets else None
+            means.append(replace(entry, column="mean", value=mean, paper=paper))
     return means

@@ -1,18 +1,20 @@
 """Tables of what a grid of runs varies: accuracy by the values of one setting, and the factorial.
 
-As in `hsproto.reporting.tables.training`: from a list of `run.Run`. Finished runs alone.
+As in `hsproto.reporting.tables.training`: from a list of `run.Run`, of which only finished ones
+count.
 """
 
 import math
+from collections.abc import Sequence
 
 from hsproto.reporting import grouping, naming, paper_protocol, paper_results
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.grouping import finished_by_data
 from hsproto.reporting.paper_protocol import paper_set
 from hsproto.reporting.table import Table, file_name, mean_over_seeds
-from hsproto.reporting.tables.assemble import Entry, assemble, drop_empty, percent
+from hsproto.reporting.tables.assemble import Entry, Layout, assemble, drop_empty, percent
 from hsproto.runs import run as run_lib
-from hsproto.runs.run import final_metrics, imbalance_factor
+from hsproto.runs.run import Run, final_metrics, imbalance_factor
 
 # Negatives by whether the anchor's own class is among them.
 FACTORIAL = {
@@ -27,38 +29,39 @@ _FACTORIAL_MEASURES = (
 )
 
 
-def sweeps(found):
-    """A table for each data set and setting that runs vary: test accuracy by its values.
+def sweeps(runs: Sequence[Run]) -> list[Table]:
+    """Return one table per data set and setting that runs vary: test accuracy by its values.
 
     A row holds runs that are equal in all else but their seeds, and at least two values.
     """
-    made = []
-    for data, members in finished_by_data(found).items():
+    tables = []
+    for data, members in finished_by_data(runs).items():
         for key in grouping.varying(members):
             if key in ("loss", *naming.OF_DATA_SET):
                 continue
-            families = grouping.families(members, key)
-            swept = [run for family in families for run in family]
+            swept = sum(grouping.families(members, key), [])
             entries = [_swept(run, key, swept) for run in swept]
-            columns = sorted({entry.column for entry in entries}, key=table_lib.natural_key)
-            made.append(
-                assemble(
-                    entries, f"sweep_{key}_{data}", f"Accuracy by {key}: {data}",
-                    ("loss",), columns=columns, omit=(key,), in_full=True,
-                    note="Test accuracy in per cent; all else in a row is equal.",
-                )
-            )  # fmt: skip
-    return drop_empty(*made)
+            layout = Layout(
+                name=f"sweep_{key}_{data}",
+                title=f"Accuracy by {key}: {data}",
+                labels=("loss",),
+                note="Test accuracy in per cent; all else in a row is equal.",
+                columns=sorted({e.column for e in entries}, key=table_lib.natural_key),
+                omit=(key,),
+                in_full=True,
+            )
+            tables.append(assemble(entries, layout))
+    return drop_empty(tables)
 
 
-def factorial(found):
-    """{K prototypes, M instances} x {coupled, decoupled}, with the effects of both choices.
+def factorial(runs: Sequence[Run]) -> list[Table]:
+    """Return {K prototypes, M instances} x {coupled, decoupled}, with the effects of both choices.
 
-    Where NormFace, decoupled NormFace, NTCE and NONL were run with equal settings and seeds: those
-    seeds alone. Differences are taken within a seed, then averaged.
+    Only of seeds for which NormFace, decoupled NormFace, NTCE and NONL were run with equal
+    settings. Differences are taken within a seed, then averaged.
     """
-    made = []
-    for data, members in finished_by_data(found).items():
+    tables = []
+    for data, members in finished_by_data(runs).items():
         members = [run for run in members if run.config["loss"] in sum(FACTORIAL.values(), ())]
         squares, used = [], []
         for family in grouping.families(members, "loss"):
@@ -70,38 +73,48 @@ def factorial(found):
                 square = {loss: [cells[loss][s] for s in sorted(seeds)] for loss in cells}
                 used += sum(square.values(), [])
                 squares.append(square)
-        names = naming.row_names(used, omit=("loss",)) if used else None
-        lines = []
+        if not squares:
+            continue
+        names = naming.row_names(used, omit=("loss",))
+        rows = []
         for square in squares:
             name = names.name[square["nonl"][0].workdir].partition(", ")[2] or "-"
-            lines += _square(square, name)
-        if lines:
+            rows += _square(square, name)
+        if rows:
             note = (
                 "Coupled: the anchor's own class is among the negatives. Differences are decoupled "
                 "less coupled and instances less prototypes within a seed; the last is how much "
                 "the two go together."
             )
             note = " ".join(filter(None, (note, names.note, paper_protocol.differences(used))))
-            columns = ("coupled", "decoupled", "difference")
-            title = f"Negatives and coupling: {data}"
-            labels = ("settings", "measure", "negatives")
-            made.append(Table(file_name(f"factorial_{data}"), title, note, labels, columns, lines))
-    return made
+            table = Table(
+                name=file_name(f"factorial_{data}"),
+                title=f"Negatives and coupling: {data}",
+                note=note,
+                labels=("settings", "measure", "negatives"),
+                columns=("coupled", "decoupled", "difference"),
+                rows=rows,
+            )
+            tables.append(table)
+    return tables
 
 
 def _swept(run, key, swept):
     step, values = final_metrics(run, "test")
     value = run_lib.settings(run)[key]
-    accuracy = percent(values.get("accuracy"))
     return Entry(
-        run, step, (), table_lib.format_value(value), accuracy, _paper(run, key, value, swept)
+        run=run,
+        step=step,
+        column=table_lib.format_value(value),
+        value=percent(values.get("accuracy")),
+        paper=_paper(run, key, value, swept),
     )
 
 
 def _paper(run, key, value, swept):
     if key not in paper_protocol.VARIED or imbalance_factor(run) < 1:
         return None
-    # Of a grid of temperatures and batch sizes the paper's figures are those of one batch size.
+    # For grids of temperatures and batch sizes, the paper has numbers of one batch size only.
     if key == "temperature" and "batch_size" in grouping.varying(swept):
         if run.config["batch_size"] != paper_results.TEMPERATURE_BATCH:
             return None
@@ -109,14 +122,14 @@ def _paper(run, key, value, swept):
 
 
 def _square(square, name):
-    """Three rows for each measure: two kinds of negatives, and the difference between them."""
-    lines = []
+    """Three rows per metric: two kinds of negatives, and the difference between them."""
+    rows = []
     for label, split, measure, scale, digits in _FACTORIAL_MEASURES:
         values = {
-            loss: [_number(final_metrics(run, split)[1].get(measure), scale) for run in found]
-            for loss, found in square.items()
+            loss: [_number(final_metrics(run, split)[1].get(measure), scale) for run in runs]
+            for loss, runs in square.items()
         }
-        if all(math.isnan(v) for of_loss in values.values() for v in of_loss):
+        if all(math.isnan(v) for each in values.values() for v in each):
             continue
         sides = []
         for negatives, (coupled, decoupled) in FACTORIAL.items():
@@ -127,21 +140,21 @@ def _square(square, name):
                 else None
                 for loss in (coupled, decoupled)
             ]
-            lines.append(((name, label, negatives), _line(*sides[-1], digits, papers)))
-        effects = [_less(b, a) for a, b in zip(*sides, strict=True)]
-        lines.append(((name, label, "difference"), _line(*effects, digits)))
-    return lines
+            rows.append(((name, label, negatives), _cells(*sides[-1], digits, papers)))
+        effects = [_subtract(b, a) for a, b in zip(*sides, strict=True)]
+        rows.append(((name, label, "difference"), _cells(*effects, digits)))
+    return rows
 
 
-def _line(coupled, decoupled, digits, papers=(None, None)):
+def _cells(coupled, decoupled, digits, papers=(None, None)):
     first, second = (
         mean_over_seeds(values, paper=paper, digits=digits)
         for values, paper in zip((coupled, decoupled), papers, strict=True)
     )
-    return first, second, mean_over_seeds(_less(decoupled, coupled), digits=digits)
+    return first, second, mean_over_seeds(_subtract(decoupled, coupled), digits=digits)
 
 
-def _less(values, others):
+def _subtract(values, others):
     return [value - other for value, other in zip(values, others, strict=True)]
 
 

@@ -1,9 +1,12 @@
-"""Runs as tables in the layout of the paper's, with its figures beside where the data are the same.
+"""Runs as tables in the layout of the paper's, with its numbers beside where the data are the same.
 
-Each function takes a list of `run.Run` and gives tables, none where the runs hold nothing for
-them. Accuracies, errors and shares are in per cent. States before the end of their run stand in
-rows of their own.
+Each function takes a list of `run.Run` and returns tables, none if the runs hold nothing for them.
+Accuracies, errors and shares are in per cent. States before the end of their run stand in rows of
+their own.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 from hsproto.methods import ENCODER_LOSSES
 from hsproto.metrics import CONVERGENCE, METRICS, TABLE_COLUMNS
@@ -12,14 +15,21 @@ from hsproto.reporting import grouping, naming, paper_protocol, paper_results
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.grouping import on_whole_sets, settings_without_loss
 from hsproto.reporting.paper_protocol import paper_set
-from hsproto.reporting.table import Value, mean_over_seeds
+from hsproto.reporting.table import Table, Value, mean_over_seeds
 from hsproto.reporting.tables import evaluation as evaluation_tables
 from hsproto.reporting.tables import sweeps
-from hsproto.reporting.tables.assemble import Entry, assemble, drop_empty, percent
+from hsproto.reporting.tables.assemble import (
+    Entry,
+    Layout,
+    assemble,
+    drop_empty,
+    geometry_entries,
+    percent,
+)
 from hsproto.reporting.tables.evaluation import PROBES, probes
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.run import data_set, final_metrics, imbalance_factor
+from hsproto.runs.run import Run, data_set, final_metrics, imbalance_factor
 
 _GRID_NOTE = (
     "Of the grid of temperatures and batch sizes on {data} the point with the most runs stands "
@@ -36,10 +46,13 @@ _ALIGNMENT_NOTE = (
 )
 
 
-def build(found):
-    """All tables of runs, in the paper's order; no two of one seed (`grouping.drop_duplicates`)."""
-    points, standing = grouping.one_point_per_grid(found)
-    made = []
+def build(runs: Sequence[Run]) -> list[Table]:
+    """Return all tables of runs in the paper's order.
+
+    No two runs have the same settings and seed (`grouping.drop_duplicates`).
+    """
+    points, standing = grouping.one_point_per_grid(runs)
+    tables = []
     for make in (
         accuracy,
         evaluation_tables.classifiers,
@@ -54,39 +67,40 @@ def build(found):
         sweeps.factorial,
     ):
         notes = {}
-        for on in standing:
+        for data in standing:
             # The tables of the grid's data alone are those in which it stands.
-            there = make([run for run in points if (data_set(run), imbalance_factor(run)) == on])
-            for table in there:
-                notes.setdefault(table.name, []).append(_grid_note(on, standing[on]))
-        made += [
+            members = [run for run in points if grouping.data_key(run) == data]
+            for table in make(members):
+                notes.setdefault(table.name, []).append(_grid_note(data, standing[data]))
+        tables += [
             table._replace(note=" ".join(filter(None, [table.note, *notes.get(table.name, ())])))
             for table in make(points)
         ]
-    return made + sweeps.sweeps(found)
+    return tables + sweeps.sweeps(runs)
 
 
-def _grid_note(on, points):
-    data, tail = on
-    data = f"{data} (imbalance_factor={tail:g})" if tail < 1 else data
-    told = [
+def _grid_note(data, points):
+    name, tail = data
+    name = f"{name} (imbalance_factor={tail:g})" if tail < 1 else name
+    texts = [
         ", ".join(
             f"{k}={table_lib.format_value(v)}" for k, v in zip(grouping.GRID, point, strict=True)
         )
         for point in sorted(points)
     ]
-    return _GRID_NOTE.format(data=data, point=" or ".join(told))
+    return _GRID_NOTE.format(data=name, point=" or ".join(texts))
 
 
-def accuracy(found):
+def accuracy(runs: Sequence[Run]) -> list[Table]:
     """Table 1: test accuracy by loss and data set, of whole training sets."""
     entries = []
-    for run in on_whole_sets(found):
+    for run in on_whole_sets(runs):
         step, values = final_metrics(run, "test")
-        paper = paper_protocol.paper_accuracy(run)
-        value = percent(values.get("accuracy"))
-        entries.append(Entry(run, step, (), data_set(run), value, paper))
-    entries = [entry for entry in entries if entry.step is not None]
+        if step is not None:
+            value, paper = percent(values.get("accuracy")), paper_protocol.paper_accuracy(run)
+            entries.append(
+                Entry(run=run, step=step, column=data_set(run), value=value, paper=paper)
+            )
     note = "Test accuracy in per cent; mean and sample standard deviation over n seeds."
     if {e.run.config["loss"] for e in entries} & set(ENCODER_LOSSES):
         note += " SCL and prototype softmax are classified by fixed prototypes."
@@ -95,105 +109,113 @@ def accuracy(found):
             " Runs with another backbone, batch size or temperature than the paper's Table 1 have "
             "its figures for these beside them (Tables 9 to 12)."
         )
-    there = {paper_set(entry.run) for entry in entries}
+    sets = {paper_set(entry.run) for entry in entries}
     for name, figures in paper_results.ACCURACY_OF_SEEDS.items():
-        if name in there:
-            told = ", ".join(
+        if name in sets:
+            texts = ", ".join(
                 f"{naming.loss_name(loss)} {mean:.2f} ± {std:.2f}"
                 for loss, (mean, std) in figures.items()
             )
-            note += f" The paper's over five seeds on {name}: {told}."
-    return drop_empty(
-        assemble(
-            entries, "accuracy", "Accuracy (Table 1)", ("loss",), note=note, best=max,
-            columns=naming.in_paper_order({e.column for e in entries}),
-        )
-    )  # fmt: skip
+            note += f" The paper's over five seeds on {name}: {texts}."
+    layout = Layout(
+        name="accuracy",
+        title="Accuracy (Table 1)",
+        labels=("loss",),
+        note=note,
+        columns=naming.in_paper_order({entry.column for entry in entries}),
+        best=max,
+    )
+    return drop_empty([assemble(entries, layout)])
 
 
 def _table_1(run):
     return paper_results.ACCURACY.get(run.config["loss"], {}).get(paper_set(run))
 
 
-def geometry_tables(found):
-    """Table 3, one a data set: geometry of whole training sets, what is best in the first row."""
+def geometry_tables(runs: Sequence[Run]) -> list[Table]:
+    """Table 3, one per data set: geometry of whole training sets, the optimum in the first row."""
     by_data = {}
-    for run in on_whole_sets(found):
+    for run in on_whole_sets(runs):
         entries = by_data.setdefault(data_set(run), [])
         step, values = final_metrics(run, "train")
         fixed = run.config["loss"] in ENCODER_LOSSES
-        if values:
-            entries += _geometry(run, step, "fixed prototypes" if fixed else "own", "fp", values)
+        entries += _geometry(run, step, "fixed prototypes" if fixed else "own", "fp", values)
         if fixed and "probe" in run.measured:
             step, methods = run.measured["probe"].get("step"), probes(run)
             for method in ("lp", "nlp", "cached_lp"):
-                train = methods.get(method, {}).get("train")
-                entries += _geometry(run, step, PROBES[method], method, train or {})
-    made = []
+                values = methods.get(method, {}).get("train")
+                entries += _geometry(run, step, PROBES[method], method, values)
+    tables = []
     for name, entries in by_data.items():
         paper = any(entry.paper is not None for entry in entries)
-        table = assemble(
-            entries, f"geometry_{name}", f"Geometry of the training set: {name} (Table 3)",
-            ("loss", "classifier"), columns=[METRICS[key].column for key in TABLE_COLUMNS],
+        layout = Layout(
+            name=f"geometry_{name}",
+            title=f"Geometry of the training set: {name} (Table 3)",
+            labels=("loss", "classifier"),
             note=_GEOMETRY_NOTE + (_ALIGNMENT_NOTE if paper else ""),
-        )  # fmt: skip
-        if table:
-            table = table._replace(rows=[*_optima(entries), *table.rows])
-        made.append(table)
-    return drop_empty(*made)
+            columns=[METRICS[key].column for key in TABLE_COLUMNS],
+        )
+        if table := assemble(entries, layout):
+            tables.append(table._replace(rows=[*_optima(entries), *table.rows]))
+    return drop_empty(tables)
 
 
-def long_tail(found):
-    """Table 6, one a data set: test accuracy by imbalance factor; then by shots."""
+def long_tail(runs: Sequence[Run]) -> list[Table]:
+    """Table 6, one per data set: test accuracy by imbalance factor; then by shots."""
     overall, by_shots = {}, {}
     for run in sorted(
-        (run for run in found if imbalance_factor(run) < 1), key=imbalance_factor, reverse=True
+        (run for run in runs if imbalance_factor(run) < 1), key=imbalance_factor, reverse=True
     ):
         step, values = final_metrics(run, "test")
         if step is None:
             continue
         column, name = table_lib.format_value(imbalance_factor(run)), data_set(run)
         paper = paper_results.LONG_TAIL.get(paper_set(run), {}).get(run.config["loss"], {})
-        value = percent(values.get("accuracy"))
-        entry = Entry(run, step, (), column, value, paper.get(imbalance_factor(run)))
-        overall.setdefault(name, []).append(entry)
-        here = by_shots.setdefault(name, [])
-        for kind in ("accuracy", "accuracy_adjusted"):
+        entry = partial(Entry, run=run, step=step)
+        overall.setdefault(name, []).append(
+            entry(
+                column=column,
+                value=percent(values.get("accuracy")),
+                paper=paper.get(imbalance_factor(run)),
+            )
+        )
+        shots = by_shots.setdefault(name, [])
+        for kind, adjusted in (("accuracy", "no"), ("accuracy_adjusted", "yes")):
             if kind not in values:
                 continue
-            after = "no" if kind == "accuracy" else "yes"
-            here.append(Entry(run, step, (after,), f"{column} all", percent(values[kind])))
-            for shot in SHOTS:
-                value = percent(values.get(f"{kind}_{shot}"))
-                here.append(Entry(run, step, (after,), f"{column} {shot}", value))
-    made = []
+            for key, part in ((kind, "all"), *((f"{kind}_{shot}", shot) for shot in SHOTS)):
+                value = percent(values.get(key))
+                shots.append(entry(extra=(adjusted,), column=f"{column} {part}", value=value))
+    common = dict(best=max, omit=("imbalance_factor",))
+    tables = []
     for name, entries in overall.items():
-        made.append(
-            assemble(
-                entries, f"longtail_{name}", f"Long tails of {name} (Table 6)", ("loss",),
-                note="Test accuracy in per cent by imbalance factor.", best=max,
-                omit=("imbalance_factor",),
-            )
-        )  # fmt: skip
-        made.append(
-            assemble(
-                by_shots[name], f"longtail_shots_{name}", f"Long tails of {name} by shots",
-                ("loss", "adjusted"), best=max, omit=("imbalance_factor",),
-                note="Test accuracy in per cent of all classes, and of those of over 100, 20 to "
-                "100 and under 20 training images. Adjusted: logits less the log of the classes' "
-                "frequencies, after training.",
-            )
-        )  # fmt: skip
-    return drop_empty(*made)
+        layout = Layout(
+            name=f"longtail_{name}",
+            title=f"Long tails of {name} (Table 6)",
+            labels=("loss",),
+            note="Test accuracy in per cent by imbalance factor.",
+            **common,
+        )
+        of_shots = Layout(
+            name=f"longtail_shots_{name}",
+            title=f"Long tails of {name} by shots",
+            labels=("loss", "adjusted"),
+            note="Test accuracy in per cent of all classes, and of those of over 100, 20 to 100 "
+            "and under 20 training images. Adjusted: logits less the log of the classes' "
+            "frequencies, after training.",
+            **common,
+        )
+        tables += [assemble(entries, layout), assemble(by_shots[name], of_shots)]
+    return drop_empty(tables)
 
 
-def convergence_tables(found):
-    """Table 7, one a data set: share of training to 95 % of collapse, and to the baseline's values.
+def convergence_tables(runs: Sequence[Run]) -> list[Table]:
+    """Table 7, one per data set: share of training until the geometry converges.
 
-    The baseline is the run of cross entropy of the same seed and settings, where there is one.
-    Reads the runs' metrics.jsonl.
+    It converges to 95 % of collapse, or to the values of the baseline: the run of cross entropy of
+    the same seed and settings, if there is one. Reads metrics.jsonl of the runs.
     """
-    finished = [run for run in on_whole_sets(found) if run.summary and _evaluated(run)]
+    finished = [run for run in on_whole_sets(runs) if run.summary and _evaluated(run)]
     baselines = {
         settings_without_loss(run): run for run in finished if run.config["loss"] == "cross_entropy"
     }
@@ -201,60 +223,60 @@ def convergence_tables(found):
     for run in finished:
         baseline = baselines.get(settings_without_loss(run))
         workdir = baseline.workdir if baseline and baseline is not run else None
-        kinds = convergence_lib.analyse([run.workdir], workdir)[run.workdir]
+        kinds = convergence_lib.analyze([run.workdir], workdir)[run.workdir]
         papers = paper_results.CONVERGENCE.get(paper_set(run), {})
         for kind, measures in kinds.items():
             paper = papers.get(kind, {}).get(run.config["loss"], {})
             by_data.setdefault(data_set(run), []).extend(
-                Entry(run, run_lib.final_step(run), (kind,), measure, result, paper.get(measure), 1)
+                Entry(
+                    run=run,
+                    step=run_lib.final_step(run),
+                    extra=(kind,),
+                    column=measure,
+                    value=result,
+                    paper=paper.get(measure),
+                )
                 for measure, result in measures.items()
             )
-    note = (
-        "Per cent of the training steps until the measure converges; < where all seeds had by the "
-        "first evaluation. The baseline is cross entropy of the same seed and settings."
-    )
     return drop_empty(
-        *(
-            assemble(
-                entries, f"convergence_{name}", f"Convergence on {name} (Table 7)", ("loss", "to"),
-                note=note, columns=CONVERGENCE, combine=_share,
-            )
-            for name, entries in by_data.items()
+        assemble(
+            entries,
+            Layout(
+                name=f"convergence_{name}",
+                title=f"Convergence on {name} (Table 7)",
+                labels=("loss", "to"),
+                note="Per cent of the training steps until the measure converges; < where all "
+                "seeds had by the first evaluation. The baseline is cross entropy of the same "
+                "seed and settings.",
+                columns=CONVERGENCE,
+                combine=_share,
+            ),
         )
-    )  # fmt: skip
+        for name, entries in by_data.items()
+    )
 
 
 def _geometry(run, step, classifier, method, values):
-    """Entries of a run's measures of the training set; method: of `published`, for SCL."""
+    """Entries of a run's geometry; `method` is its classifier in `paper_results`, for SCL."""
+    if not values:
+        return []
     loss = run.config["loss"]
     row = f"{loss}+{method}" if loss in ENCODER_LOSSES else loss
     paper = paper_results.GEOMETRY.get(paper_set(run), {}).get(row, {})
     paper = paper | {"class_alignment": paper.get("weight_alignment")}
-    return [
-        Entry(
-            run,
-            step,
-            (classifier,),
-            METRICS[key].column,
-            values.get(key),
-            paper.get(key),
-            METRICS[key].digits,
-        )
-        for key in TABLE_COLUMNS
-        if values
-    ]
+    return geometry_entries(run, step, (classifier,), values, paper)
 
 
 def _optima(entries):
-    """Rows of what is best: of runs whose classes can form a simplex, and of those too narrow."""
-    made = {}
+    """Rows of the optimum: of runs whose classes can form a simplex, and of those too narrow."""
+    rows = {}
     for run in {entry.run.workdir: entry.run for entry in entries}.values():
         enough = summary_lib.has_simplex(run)
         name = "at collapse" if enough else f"at collapse, D < {run.config['num_classes'] - 1}"
         best = summary_lib.optimum(run)
         cells = tuple(_optimum(best.get(key), METRICS[key].digits) for key in TABLE_COLUMNS)
-        made.setdefault((not enough, name), ((name, "-"), cells))
-    return [made[key] for key in sorted(made)]
+        rows.setdefault((not enough, name), ((name, "-"), cells))
+    return [rows[key] for key in sorted(rows)]
 
 
 def _optimum(value, digits):
@@ -266,19 +288,19 @@ def _evaluated(run):
 
 
 class _Bound(Value):
-    """What is only known to be below its mean, so that its distance from the paper's is not."""
+    """A value only known to lie below its mean, so that its distance from the paper's is not."""
 
     difference = None
 
 
 def _share(entries):
-    """Mean share of several seeds; a seed that never converges leaves none, but is told."""
-    found = [entry.value for entry in entries]
-    shares = [result["share"] for result in found]
+    """The mean share of several seeds, or how many converged if some never did."""
+    results = [entry.value for entry in entries]
+    shares = [result["share"] for result in results]
     count = sum(share is not None for share in shares)
     if 0 < count < len(shares):
         return f"in {count} of {len(shares)} seeds"
-    # A mean in which some seeds are measured is no bound that all of them stay below.
-    below = bool(count) and all(result["by_first"] for result in found)
+    # If only some seeds converged by the first evaluation, their mean bounds nothing.
+    below = bool(count) and all(result["by_first"] for result in results)
     value = mean_over_seeds(shares, paper=entries[0].paper, digits=1, sign="<" if below else "")
     return _Bound(*value) if below else value
