@@ -137,7 +137,7 @@ def measure(case, options):
             "network": f"{case}, {config.image_size} px, width {config.width}",
             "B": config.batch_size,
             "step": name,
-            "ms a step": None,
+            "ms per step": None,
             "images/s": None,
             "time / hsproto": None,
             "MFU, %": None,
@@ -147,7 +147,7 @@ def measure(case, options):
         if name in times:
             second = statistics.median(times[name]) / options.steps
             row |= {
-                "ms a step": 1e3 * second,
+                "ms per step": 1e3 * second,
                 "images/s": config.batch_size / second,
                 "time / hsproto": measuring.ratio(times, name, "hsproto"),
                 "MFU, %": 100 * flops / second / top if top else None,

@@ -84,7 +84,7 @@ def caller(config, dims, batch, steps, *, bfloat16, compiled):
     if bfloat16:
         model = model.to(memory_format=torch.channels_last)
     parameters = sum(p.numel() for p in model.parameters())
-    optimiser = torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         model.parameters(), 0.1, momentum=config.momentum, weight_decay=config.weight_decay
     )
     loss_of = torch.compile(model) if compiled else model
@@ -93,10 +93,10 @@ def caller(config, dims, batch, steps, *, bfloat16, compiled):
 
     def call():
         for _ in range(steps):
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
             loss = loss_of(images, labels)
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return loss.item()  # waits for the device
 
     return call, parameters

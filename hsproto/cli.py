@@ -6,7 +6,8 @@ import importlib
 import os
 import signal
 import sys
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from hsproto.errors import UserError
 
@@ -55,7 +56,7 @@ COMMANDS = {
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     """Run `hsproto NAME ...` and exit with its status."""
     argv = sys.argv[1:] if argv is None else argv
     run(_dispatch, argv)
@@ -75,7 +76,7 @@ def _dispatch(argv):
 
 
 def _load(name):
-    """The `main` of a command. Raises UserError where an extra is not installed."""
+    """Return the `main` of a command. Raise UserError if an extra is not installed."""
     try:
         return importlib.import_module(COMMANDS[name].module).main
     except ModuleNotFoundError as error:
@@ -113,8 +114,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
 
-    def parse_with_config(self, argv):
-        """Flags of this parser, and the config of `--config=FILE[:key=value,...]`, checked.
+    def parse_with_config(self, argv: list[str]) -> tuple[argparse.Namespace, Any]:
+        """Return the flags, and the checked config of `--config=FILE[:key=value,...]`.
 
         `--config.key=value` overrides a key.
         """
@@ -128,15 +129,15 @@ class Parser(argparse.ArgumentParser):
         return args, load_config(args.config, overrides)
 
 
-def add_run_flags(parser):
-    """The flags that say which state of which run."""
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that select a run and one of its states."""
     parser.add_argument("--workdir", required=True, help="the workdir of a run")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
 
 
-def load_config(location, overrides=()):
-    """The checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
-    from absl import flags  # neither is needed where no config is
+def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
+    """Return the checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
+    from absl import flags  # commands without a config need neither
     from ml_collections import config_flags
 
     from hsproto import config as config_lib
@@ -156,20 +157,20 @@ def load_config(location, overrides=()):
         for override in overrides:
             key, _, text = override.removeprefix("--config.").partition("=")
             config_lib.set_value(config, key, text)
-        # A config file that failed to load raises at the first access of a key, not before.
+        # A config file that cannot be loaded raises at the first access of a key, not before.
         config_lib.validate(config)
     except UserError as error:
         raise _innermost(error) from None
-    except Exception as error:  # a config file is the user's code and may raise anything
+    except Exception as error:  # a recipe is user code and may raise anything
         text = " ".join(str(error.args[0] if error.args else error).split())
         raise UserError(f"--config={' '.join([location, *overrides])}: {text}") from None
     return config
 
 
-def run(main, argv):
-    """Run `main(argv)` and exit: status 0, or 2 with one line for what the user can mend."""
-    # Python's own handler raises KeyboardInterrupt wherever the program is, in JAX's callbacks
-    # too, which swallow it.
+def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
+    """Run `main(argv)` and exit: with status 0, or 2 and one line for what the user can fix."""
+    # Python's own handler raises KeyboardInterrupt anywhere, including JAX's callbacks, which
+    # swallow it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         sys.exit(main(argv))
@@ -177,7 +178,7 @@ def run(main, argv):
         print(f"hsproto: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read the output, as `head`, has seen enough; Python's exit would flush once more.
+        # The reader of the output, e.g. `head`, is gone; at exit Python would flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on the GPUs of this machine and starts again where a run died, until it is done.
+# Train on the GPUs of this machine; restart a run that died until it is finished.
 #
 #   launch/gpu.sh [--dry-run] [--tries=N] --config=configs/cifar.py:loss=nonl --workdir=runs/cifar
 #
-# All flags but --dry-run and --tries go to `hsproto train`. What another try would meet
-# again (status 2) ends it at once. SIGTERM and Ctrl-C let the run save and end.
-# CUDA_VISIBLE_DEVICES chooses GPUs, PYTHON the interpreter (default: that of .venv, if there is one).
+# All flags but --dry-run and --tries go to `hsproto train`. Errors that would recur (status 2) end it
+# at once. SIGTERM and Ctrl-C let the run save and exit. CUDA_VISIBLE_DEVICES selects GPUs, PYTHON
+# the interpreter (default: that of .venv if it exists).
 set -u
 
 tries=5 dry=false flags=()

@@ -1,5 +1,6 @@
-"""Commands some at a time: each with its log, what is finished never again, progress and an ETA."""
+"""Commands run several at a time: a log for each, finished ones skipped, progress and an ETA."""
 
+import argparse
 import concurrent.futures
 import json
 import os
@@ -11,64 +12,92 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from interpreter import interpreter
 
 
-def add_flags(parser):
-    """The flags of how runs are started, of every launcher of many."""
+def make_parser(doc: str) -> argparse.ArgumentParser:
+    """Return a parser whose help is a launcher's docstring."""
+    return argparse.ArgumentParser(
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_flags(parser: argparse.ArgumentParser, seeds: int) -> None:
+    """Add the flags that all launchers of many runs have; `seeds` is the default of --seeds."""
+    parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
+    parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0..N-1 of each cell")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--gpus", help="a GPU for each job, as 0,1; instead of --jobs")
+    parser.add_argument("--gpus", help="one GPU per job, e.g. 0,1; instead of --jobs")
     parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
 
 
-def pool_of(args):
-    """The `Pool` that those flags ask for."""
+def make_pool(args: argparse.Namespace) -> "Pool":
+    """Return the pool that those flags describe."""
     return Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs)
 
 
-def usage(message):
+def flags_mistake(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with those flags, or None."""
+    if not args.out or args.seeds < 1 or args.jobs < 1:
+        return "--out is needed, and --seeds and --jobs must be at least 1"
+    return None
+
+
+def usage(message: str) -> int:
+    """Print a mistake in the flags and return the exit status."""
     print(f"hsproto: {message}; see {sys.argv[0]} --help", file=sys.stderr)
     return 2
 
 
 class Job(NamedTuple):
-    """`command` leaves its output in `folder`/`log`; `result` says what it reached, None before.
+    """A command, and how to tell that it is finished.
 
-    `begin` is called, if given, when the command is about to start.
+    Attributes:
+        command: The command line.
+        folder: Where its log is written.
+        result: Returns a line about its result, or None if it is not finished.
+        begin: Called when the command is about to start.
+        log: The name of its log, to which all its output is appended.
     """
 
-    command: list
+    command: list[str]
     folder: pathlib.Path
-    result: Callable
-    begin: Callable = lambda: None
+    result: Callable[[], str | None]
+    begin: Callable[[], object] = lambda: None
     log: str = "log.txt"
+
+    def describe(self) -> str:
+        """Return the command as a line of shell, marked if it is finished."""
+        return shlex.join(self.command) + ("" if self.result() is None else "  # finished")
 
 
 class Pool:
-    """Runs jobs, `slots` at a time; a slot is a GPU's number, or None for any device.
+    """Runs jobs, one per slot at a time; a slot is a GPU's number, or None for any device.
 
-    With several slots on a machine without GPUs each gets its share of the cores: programs of XLA
-    that share all of them wait for each other. SIGTERM and Ctrl-C are handed to what runs, which
-    saves and ends, and nothing else is begun.
+    Several slots without a GPU divide the cores among them, because XLA programs that share all
+    cores wait for each other. SIGTERM and Ctrl-C are passed to the running jobs, which save and
+    exit, and no other job is started.
     """
 
-    def __init__(self, slots):
+    def __init__(self, slots: list[str | None]):
         self._slots, self.stopping, self._running = queue.Queue(), False, set()
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         share = len(cores) // len(slots)
         for number, gpu in enumerate(slots):
-            mine = cores[number * share : (number + 1) * share] if len(slots) > 1 else []
-            self._slots.put((gpu, mine if gpu is None else []))
+            own = cores[number * share : (number + 1) * share] if len(slots) > 1 else []
+            self._slots.put((gpu, own if gpu is None else []))
         self._size = len(slots)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
 
-    def run(self, jobs, what="jobs"):
-        """{name: exit status} of those of `jobs` {name: Job} that were not finished before."""
+    def run(self, jobs: dict[str, Job], what: str = "jobs") -> dict[str, int]:
+        """Run the jobs that are not finished and return the exit status of each."""
         waiting = {name: job for name, job in jobs.items() if job.result() is None}
         print(f"{len(jobs)} {what}, {len(jobs) - len(waiting)} finished already", flush=True)
         start, statuses = time.monotonic(), {}
@@ -79,17 +108,14 @@ class Pool:
                 if status is None:
                     continue
                 statuses[name], job = status, jobs[name]
-                reached = job.result()
-                told = (
-                    f"status {status}, see {job.folder / job.log}" if reached is None else reached
-                )
+                outcome = job.result() or f"status {status}, see {job.folder / job.log}"
                 passed, done = time.monotonic() - start, len(statuses)
                 left = round(passed / done * (len(waiting) - done))
-                print(f"{name}: {told}  ({done}/{len(waiting)}, ETA {left} s)", flush=True)
+                print(f"{name}: {outcome}  ({done}/{len(waiting)}, ETA {left} s)", flush=True)
         return statuses
 
     def _run(self, job):
-        """Runs a job to its end; its status, or None where the pool was stopped before."""
+        """Run a job and return its exit status; None if the pool was stopped before."""
         if self.stopping:
             return None
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +129,7 @@ class Pool:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment,
-                    start_new_session=True,  # so that Ctrl-C comes here alone
+                    start_new_session=True,  # so that only this process gets Ctrl-C
                 )
                 if cores:
                     os.sched_setaffinity(process.pid, cores)
@@ -120,30 +146,44 @@ class Pool:
             process.send_signal(signal.SIGTERM)
 
 
-def test_accuracy(workdir):
-    """Test accuracy of a finished run, or None."""
+def read_value(path: pathlib.Path, *keys: str) -> Any:
+    """Return the value at nested keys of a JSON file, or None if there is none."""
     try:
-        return json.loads((workdir / "summary.json").read_text())["test"]["accuracy"]
+        value = json.loads(path.read_text())
+        for key in keys:
+            value = value[key]
     except (OSError, ValueError, KeyError):
         return None
+    return value
 
 
-def training(command, config, workdir):
-    """The Job of a training run: `command` with --config and --workdir added."""
+def test_accuracy(workdir: pathlib.Path) -> float | None:
+    """Return the test accuracy of a finished run, or None."""
+    return read_value(workdir / "summary.json", "test", "accuracy")
+
+
+def training_job(launcher: str, config: str, workdir: pathlib.Path) -> Job:
+    """Return the job of a training run: `launcher` with --config and --workdir added."""
 
     def result():
-        reached = test_accuracy(workdir)
-        return None if reached is None else f"test accuracy {reached:.4f}"
+        accuracy = test_accuracy(workdir)
+        return None if accuracy is None else f"test accuracy {accuracy:.4f}"
 
-    full = [*command, f"--config={config}", f"--workdir={workdir}"]
-    return Job(full, workdir, result, lambda: (workdir / "cell.txt").write_text(full[-2]))
+    command = [*shlex.split(launcher), f"--config={config}", f"--workdir={workdir}"]
+    return Job(command, workdir, result, lambda: (workdir / "cell.txt").write_text(command[-2]))
 
 
-def of_another_config(job):
-    """Whether a training job's workdir was begun by another --config, whose results would pass for
-    this one's."""
-    begun = job.folder / "cell.txt"
-    return begun.exists() and _settings(begun.read_text()) != _settings(job.command[-2])
+def check_same_config(jobs: Iterable[Job]) -> None:
+    """Exit if the workdir of a training job holds a run of another --config.
+
+    Its results would otherwise be taken for this one's.
+    """
+    for job in jobs:
+        stored = job.folder / "cell.txt"
+        if stored.exists() and _settings(stored.read_text()) != _settings(job.command[-2]):
+            raise SystemExit(
+                usage(f"{job.folder} holds a run of another --config, use another --out")
+            )
 
 
 def _settings(config):

@@ -1,29 +1,26 @@
 #!/usr/bin/env python3
-"""The paper's tables and figures as runs, at its own scale or at a desk's.
+"""Run the studies behind the paper's tables and figures, at its own scale or on a laptop.
 
   launch/paper.py --list
   launch/paper.py accuracy longtail --profile=small --data_dir=SMALL --out=runs/paper [--jobs=2]
   hsproto report runs/paper --out=report
 
-A study is a grid of training runs and the commands that measure them. All studies share --out:
-what one has finished no other repeats, and the same command goes on where it was stopped. Every run
-has a workdir OUT/RECIPE,key=value,... with its output in log.txt, that of a command on it in
-COMMAND.txt.
+A study is a grid of training runs and the commands that measure them. Studies share --out: none
+repeats what another has finished, and the same command continues a stopped study. Each run has a
+workdir OUT/RECIPE,key=value,... with its output in log.txt and that of its commands in COMMAND.txt.
 
---profile=paper takes the recipes of the paper's protocols (GPUs): --data_dir holds the prepared
-TFDS sets (default: TFDS's own folder) and, as folders of images, imagenet100 and imagenet2012.
---profile=small takes configs/small.py (a CPU; data by launch/small_data.py). --corrupted is where
-published corrupted sets lie, by data set (imagenet2012, cifar10); those that are not there are
-made, but for ImageNet's.
---where keeps some of the cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
+--profile=paper uses the recipes of the paper's protocols (GPUs): --data_dir holds the prepared TFDS
+sets (default: TFDS's own folder) and, as folders of images, imagenet100 and imagenet2012.
+--profile=small uses configs/small.py (a CPU; data by launch/small_data.py). --corrupted holds
+published corrupted sets by data set (imagenet2012, cifar10); missing ones are generated, except for
+ImageNet's.
+--where selects cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
 batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus
 are those of launch/sweep.py.
-Status: 0 when all is finished, 2 for a mistake in the flags, else 1.
+Exit status: 0 if all is finished, 2 for a mistake in the flags, else 1.
 """
 
-import argparse
 import itertools
-import json
 import os
 import pathlib
 import shlex
@@ -31,20 +28,33 @@ import sys
 from typing import NamedTuple
 
 from interpreter import interpreter
-from jobs import Job, add_flags, of_another_config, pool_of, training, usage
+from jobs import (
+    Job,
+    add_flags,
+    check_same_config,
+    flags_mistake,
+    make_parser,
+    make_pool,
+    read_value,
+    training_job,
+    usage,
+)
+from small_data import SMALL_SETS
 
 LOSSES = "cross_entropy dot_regression normface ntce nonl decoupled_normface".split()
-SMALL_SETS = "cifar10 cifar100 tinyimagenet100 fashion_mnist".split()
 FEW_CLASSES = "cifar10 fashion_mnist".split()
-# An axis's value that is the recipe's own: the same run as in studies without that axis.
+# A value of an axis: the recipe's own, which gives the same run as in studies without that axis.
 OWN = None
 
 
 class Study(NamedTuple):
-    """`shows` which of the paper's tables, by `grids` {profile: [(recipe, axes), ...]}.
+    """Training runs and the commands that measure them.
 
-    A grid's cells are all combinations of its axes' values. `commands` {recipe, or "" for any
-    other: [command, ...]} measure each run; what they may name is in `words`.
+    Attributes:
+        shows: The paper's tables that it reproduces.
+        grids: Per profile a list of (recipe, axes); cells are all combinations of the axes' values.
+        commands: Per recipe, "" for all others, the commands that measure each run; `arguments`
+            fills in their placeholders.
     """
 
     shows: str
@@ -114,7 +124,7 @@ STUDIES = {
         },
     ),
     "robustness": Study(
-        "Table 5: errors on corrupted images; other images told apart, calibration, retrieval",
+        "Table 5: errors on corrupted images; OOD detection, calibration, retrieval",
         {"paper": CLASSIFIERS, "small": [small(dataset=CIFAR, loss=LOSSES)]},
         {
             "": [ERRORS, "calibration", "retrieval", "ood --other tfds:dtd"],
@@ -209,37 +219,37 @@ STUDIES = {
 
 
 def cells(study, profile, seeds, where):
-    """{name: (recipe, {key: value})} of a study's training runs, seeds outermost.
+    """Return {name: (recipe, {key: value})} of a study's training runs, seeds outermost.
 
-    `where` {key: values}: cells with another value of a key are left out; "own" is the recipe's.
+    `where` {key: values} selects the cells with these values; "own" is the recipe's.
     """
-    found = {}
+    selected = {}
     for recipe, axes in study.grids[profile]:
         for values in itertools.product(map(str, range(seeds)), *axes.values()):
             cell = dict(zip(["seed", *axes], values, strict=True))
-            if all((cell.get(k, "") or "own") in kept for k, kept in where.items()):
+            if all((cell.get(k, "") or "own") in chosen for k, chosen in where.items()):
                 cell = {key: value for key, value in cell.items() if value is not OWN}
                 seed = cell.pop("seed")
                 name = ",".join([recipe, *map("=".join, cell.items()), f"seed={seed}"])
-                found[name] = recipe, cell | {"seed": seed}
-    return found
+                selected[name] = recipe, cell | {"seed": seed}
+    return selected
 
 
 def axes_of(study, profile):
-    """The keys that a study's grids vary, the seed among them."""
+    """Return the keys that a study's grids vary, including the seed."""
     return {"seed"}.union(*(axes for _, axes in study.grids[profile]))
 
 
 def corrupted_set(args, cell):
-    """The folder of a data set's corrupted images: a published one where there is, else ours."""
+    """Return the folder of a data set's corrupted images: the published one if it exists."""
     published = args.corrupted and args.corrupted / cell["dataset"]
-    return (
-        published if published and published.is_dir() else args.out / "corrupted" / cell["dataset"]
-    )
+    if published and published.is_dir():
+        return published
+    return args.out / "corrupted" / cell["dataset"]
 
 
 def arguments(args, cell, line):
-    """A command of a study as a list, what it names of a cell filled in."""
+    """Return a command of a study as a list, with its placeholders filled in for a cell."""
     dataset = cell.get("dataset", "")
     others = [name for name in SMALL_SETS if name != dataset]
     several = {
@@ -252,14 +262,14 @@ def arguments(args, cell, line):
         "others": ",".join(name for name in others if name in FEW_CLASSES),
         "rate": "0.8" if dataset == "imagenet2012" else "2.0",
     }
-    found = []
+    command = []
     for word in line.split():
-        found += several.get(word) or ([] if word in several else [word.format(**words)])
-    return found
+        command += several[word] if word in several else [word.format(**words)]
+    return command
 
 
 def location(args, recipe, cell):
-    """The --config of a cell."""
+    """Return the --config of a cell."""
     items = [*map("=".join, cell.items()), *filter(None, [args.set])]
     if args.data_dir and not recipe.endswith("digits"):
         whole = "/whole" if recipe == "small_longtail" else ""
@@ -267,11 +277,11 @@ def location(args, recipe, cell):
     return f"configs/{recipe}.py:{','.join(items)}"
 
 
-def measuring(python, command, workdir):
-    """The Job of a command on a finished run; COMMAND.done tells with what, and of which step."""
+def measuring_job(python, command, workdir):
+    """Return the job of a command on a finished run; COMMAND.done holds its flags and the step."""
     module, *flags = command
     done = workdir / f"{module}.done"
-    line = f"{shlex.join(command)} at step {final_step(workdir)}"
+    line = f"{shlex.join(command)} at step {read_value(workdir / 'summary.json', 'step')}"
 
     def result():
         return "done" if done.exists() and done.read_text() == line else None
@@ -282,61 +292,46 @@ def measuring(python, command, workdir):
     return Job(["sh", "-c", mark], workdir, result, log=f"{module}.txt")
 
 
-def final_step(workdir):
-    try:
-        return json.loads((workdir / "summary.json").read_text())["step"]
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def corrupting(args, python, recipe, cell):
-    """The Job that makes the corrupted images of a cell's data set."""
+def corrupting_job(args, python, recipe, cell):
+    """Return the job that makes the corrupted images of a cell's data set."""
     folder = corrupted_set(args, cell)
     whole = {"dataset": cell["dataset"]}
     command = [python, "-m", "hsproto", "corruptions", f"--config={location(args, recipe, whole)}"]
     command += [f"--out={folder}", f"--images={args.corrupted_images}"]
 
     def result():
-        try:
-            images = json.loads((folder / "generated.json").read_text())["images"]
-        except (OSError, ValueError, KeyError):
-            return None
-        # With another number of images the command says that the folder holds others.
-        whole = len(list(folder.glob("*.npy"))) == 16
-        return "done" if whole and args.corrupted_images in (0, images) else None
+        images = read_value(folder / "generated.json", "images")
+        # With another number of images the command itself rejects the folder.
+        complete = len(list(folder.glob("*.npy"))) == 16
+        same = images is not None and args.corrupted_images in (0, images)
+        return "done" if complete and same else None
 
     return Job(command, folder, result)
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("studies", nargs="*", metavar="STUDY")
-    parser.add_argument("--list", action="store_true", help="name the studies and end")
+    parser.add_argument("--list", action="store_true", help="list the studies and exit")
     parser.add_argument("--profile", choices=("paper", "small"), default="paper")
-    parser.add_argument("--out", type=pathlib.Path)
-    parser.add_argument("--data_dir", default="", help="the place of the data, as in a config")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0..N-1 of each cell")
+    parser.add_argument("--data_dir", default="", help="as in a config")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE,VALUE")
     parser.add_argument("--set", default="", metavar="KEY=VALUE,KEY=VALUE")
     parser.add_argument("--train-only", action="store_true", help="measure nothing")
     parser.add_argument("--corrupted", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--corrupted_images", type=int, default=0, help="default: the test set's")
-    add_flags(parser)
+    add_flags(parser, seeds=3)
     args = parser.parse_args()
     if args.list:
         for name, study in STUDIES.items():
             counts = [len(cells(study, profile, 1, {})) for profile in ("paper", "small")]
-            print(f"{name:<12} {study.shows} (a seed: {counts[0]} runs, small {counts[1]})")
+            print(f"{name:<12} {study.shows} ({counts[0]} runs per seed, small: {counts[1]})")
         return 0
     unknown = [name for name in args.studies if name not in STUDIES]
     if unknown or not args.studies:
-        return usage(f"STUDY {unknown or ''} must be of: {', '.join(STUDIES)}")
-    if not args.out or args.seeds < 1 or args.jobs < 1:
-        return usage("--out is needed, and --seeds and --jobs are at least 1")
+        return usage(f"STUDY {unknown or ''} must be one of: {', '.join(STUDIES)}")
+    if mistake := flags_mistake(args):
+        return usage(mistake)
     if args.profile == "small" and not args.data_dir:
         return usage("--profile=small needs --data_dir, which launch/small_data.py fills")
     where = dict(item.partition("=")[::2] for item in args.where)
@@ -350,33 +345,32 @@ def main():
             return usage(f"--set {taken[0]} is an axis of {name}: --where chooses its values")
         if not cells(STUDIES[name], args.profile, args.seeds, where):
             return usage(f"--where {' '.join(args.where)} leaves no cell of {name}")
-    # Programs that differ in nothing but the run are compiled once.
+    # Runs with the same programs compile them once.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
-    pool = pool_of(args)
+    pool = make_pool(args)
     finished = [run(name, args, where, pool) for name in args.studies if not pool.stopping]
     return 0 if all(finished) and not pool.stopping else 1
 
 
 def run(name, args, where, pool):
-    """Trains and measures a study; whether all of it is finished."""
+    """Train and measure a study; return whether all of it is finished."""
     study, python = STUDIES[name], interpreter()
-    found = cells(study, args.profile, args.seeds, where)
-    launcher = shlex.split(args.launcher)
+    runs = cells(study, args.profile, args.seeds, where)
     trainings = {
-        cell_name: training(launcher, location(args, *cell), args.out / cell_name)
-        for cell_name, cell in found.items()
+        run_name: training_job(args.launcher, location(args, *cell), args.out / run_name)
+        for run_name, cell in runs.items()
     }
-    others = [job.folder for job in trainings.values() if of_another_config(job)]
-    if others:
-        raise SystemExit(usage(f"{others[0]} holds a run of another --config, take another --out"))
+    check_same_config(trainings.values())
     if args.dry_run:
-        made, measured = measurements(args, python, study, found)
-        for job in (job for jobs in (trainings, made, measured) for job in jobs.values()):
-            print(shlex.join(job.command) + ("" if job.result() is None else "  # finished"))
+        for jobs in (trainings, *measurements(args, python, study, runs)):
+            for job in jobs.values():
+                print(job.describe())
         return True
     print(f"{name}: ", end="")
     pool.run(trainings, "runs")
-    trained = {cell: found[cell] for cell, job in trainings.items() if job.result() is not None}
+    trained = {
+        run_name: runs[run_name] for run_name, job in trainings.items() if job.result() is not None
+    }
     stages = () if args.train_only else measurements(args, python, study, trained)
     for what, jobs in zip(("corrupted sets", "measurements"), stages, strict=False):
         if jobs and not pool.stopping:
@@ -386,20 +380,22 @@ def run(name, args, where, pool):
     return all(job.result() is not None for job in jobs)
 
 
-def measurements(args, python, study, found):
-    """({name: Job that makes a corrupted set}, {name: Job that measures a run})."""
-    made, measured = {}, {}
-    for name, (recipe, cell) in found.items():
+def measurements(args, python, study, runs):
+    """Return the jobs that make corrupted sets and those that measure runs, by name."""
+    corruptions, measured = {}, {}
+    for name, (recipe, cell) in runs.items():
         for line in study.commands.get(recipe, study.commands.get("", [])):
             if line == ERRORS and not corrupted_set(args, cell).is_dir():
                 if recipe.startswith("imagenet"):
                     print(f"{name}: no robustness, --corrupted holds no {cell['dataset']}")
                     continue
             if line == ERRORS and args.out in corrupted_set(args, cell).parents:
-                made[f"corrupted {cell['dataset']}"] = corrupting(args, python, recipe, cell)
-            job = measuring(python, arguments(args, cell, line), args.out / name)
+                corruptions[f"corrupted {cell['dataset']}"] = corrupting_job(
+                    args, python, recipe, cell
+                )
+            job = measuring_job(python, arguments(args, cell, line), args.out / name)
             measured[f"{name} {job.log.removesuffix('.txt')}"] = job
-    return made, measured
+    return corruptions, measured
 
 
 if __name__ == "__main__":

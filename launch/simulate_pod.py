@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""A pod at a desk: N processes of M simulated CPU devices each, joined over loopback.
+"""Simulate a pod on a laptop: N processes with M simulated CPU devices each, over loopback.
 
   launch/simulate_pod.py [--processes=4] [--devices=2] [--dry-run] \\
       --config=configs/digits.py --workdir=runs/pod
 
-All other flags go to `hsproto train`, or to another module named by --module. Lines of
-process i begin with [i]. SIGTERM and Ctrl-C go to one process, as a preemption does; all of them
-save and end. Where one is lost the others end too. Status: 0 when all ended with 0, 2 for a mistake
-in the flags, else 1. PYTHON names the interpreter (default: .venv's where there is one).
+All other flags go to `hsproto train`, or to the module named by --module. Output lines of process i
+begin with [i]. SIGTERM and Ctrl-C go to one process, as a preemption does; all of them save and
+exit. If one is lost, the others exit too. Exit status: 0 if that of all processes is 0, 2 for a
+mistake in the flags, else 1. PYTHON names the interpreter (default: that of .venv if it exists).
 """
 
-import argparse
 import os
 import shlex
 import signal
@@ -20,9 +19,9 @@ import sys
 import threading
 
 from interpreter import interpreter
+from jobs import make_parser
 
-# What is left of a run gets so long to end by itself once one process has failed.
-GRACE_SECONDS = 60
+GRACE_SECONDS = 60  # for the other processes to exit by themselves once one has failed
 
 
 def free_port():
@@ -32,11 +31,11 @@ def free_port():
 
 
 def commands(args, flags):
-    """The command line of each process."""
-    where = f"localhost:{args.port or free_port()}"
+    """Return the command line of each process."""
+    coordinator = f"localhost:{args.port or free_port()}"
     return [
         [interpreter(), "-m", args.module, *flags]
-        + [f"--coordinator={where}", f"--num_processes={args.processes}", f"--process_id={i}"]
+        + [f"--coordinator={coordinator}", f"--num_processes={args.processes}", f"--process_id={i}"]
         for i in range(args.processes)
     ]
 
@@ -49,16 +48,12 @@ def relay(index, stream, lock):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--devices", type=int, default=2, help="of each process")
+    parser.add_argument("--devices", type=int, default=2, help="per process")
     parser.add_argument("--module", default="hsproto.train")
     parser.add_argument("--port", type=int, default=0, help="of process 0; default: a free one")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     args, flags = parser.parse_known_args()
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(args.devices), "NPROC": "32"}
     lines = commands(args, flags)
@@ -76,7 +71,7 @@ def main():
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            start_new_session=True,  # so that Ctrl-C comes here alone
+            start_new_session=True,  # so that only this process gets Ctrl-C
         )
         for line in lines
     ]
@@ -94,7 +89,7 @@ def main():
 
 
 def wait(processes):
-    """The status of the whole, when all have ended; a failure ends the others after a while."""
+    """Wait for all processes, after a failure for GRACE_SECONDS; return the exit status."""
     failed = threading.Event()
 
     def watch(process):
@@ -116,8 +111,8 @@ def wait(processes):
     for index, process in enumerate(processes):
         if process.returncode:
             print(f"[{index}] ended with status {process.returncode}", file=sys.stderr, flush=True)
-    found = {p.returncode for p in processes}
-    return 0 if found == {0} else 2 if 2 in found else 1
+    statuses = {p.returncode for p in processes}
+    return 0 if statuses == {0} else 2 if 2 in statuses else 1
 
 
 if __name__ == "__main__":

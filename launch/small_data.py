@@ -1,26 +1,26 @@
 #!/usr/bin/env python3
-"""Small versions of image sets for configs/small.py: half the side, some images of each class.
+"""Make small versions of image sets for configs/small.py: half the side, few images per class.
 
   launch/small_data.py --from=DIR --out=SMALL [--train_images=3000] [NAME...]
 
 Reads DIR/NAME.npz (train_images and test_images uint8 [N, H, W(, C)], train_labels, test_labels,
-class_names) for cifar10, cifar100, tinyimagenet100 and fashion_mnist, those of them that are there,
-or for the names given. Every pixel becomes the mean of 2 x 2. SMALL/NAME.npz has of the training
-set the first images of each class, as many of each; SMALL/whole/NAME.npz, for
-configs/small_longtail.py, all of them. The test set stays whole.
+class_names) for those of cifar10, cifar100, tinyimagenet100 and fashion_mnist that exist, or for
+the given names. Each pixel becomes the mean of 2 x 2 pixels. SMALL/NAME.npz has the first training
+images of each class, equally many; SMALL/whole/NAME.npz, for configs/small_longtail.py, has all of
+them. The test set stays complete.
 """
 
-import argparse
 import pathlib
 import sys
 
 import numpy as np
+from jobs import make_parser, usage
 
-NAMES = ("cifar10", "cifar100", "tinyimagenet100", "fashion_mnist")
+SMALL_SETS = ("cifar10", "cifar100", "tinyimagenet100", "fashion_mnist")
 
 
-def halved(images):
-    """uint8 [N, H/2, W/2, C]: means over 2 x 2 pixels of images [N, H, W(, C)]."""
+def halve(images):
+    """Return means over 2 x 2 pixels, uint8 [N, H/2, W/2, C], of images [N, H, W(, C)]."""
     images = images[..., None] if images.ndim == 3 else images
     count, height, width, channels = images.shape
     pixels = images.reshape(count, height // 2, 2, width // 2, 2, channels)
@@ -28,56 +28,49 @@ def halved(images):
 
 
 def first_of_each(labels, num_classes, total):
-    """Rows of the first total/num_classes images of each class, ascending."""
-    each = total // num_classes
-    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:each] for c in range(num_classes)]))
+    """Return the rows of the first total/num_classes images of each class, ascending."""
+    count = total // num_classes
+    rows = [np.flatnonzero(labels == label)[:count] for label in range(num_classes)]
+    return np.sort(np.concatenate(rows))
 
 
 def shrink(arrays):
-    """The arrays of an npz with images of half the side."""
-    images = {key: halved(arrays[key]) for key in ("train_images", "test_images")}
-    kept = ("train_labels", "test_labels", "class_names")
-    return images | {key: arrays[key] for key in kept}
+    """Return the arrays of an npz file with images of half the side."""
+    images = {key: halve(arrays[key]) for key in ("train_images", "test_images")}
+    return images | {key: arrays[key] for key in ("train_labels", "test_labels", "class_names")}
 
 
-def part(arrays, total):
-    """Arrays with `total` of their training images."""
+def reduce(arrays, total):
+    """Return arrays with `total` of their training images."""
     rows = first_of_each(arrays["train_labels"], len(arrays["class_names"]), total)
     return arrays | {key: arrays[key][rows] for key in ("train_images", "train_labels")}
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--from", dest="source", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--train_images", type=int, default=3000)
     args = parser.parse_args()
-    names = args.names or [n for n in NAMES if (args.source / f"{n}.npz").is_file()]
+    names = args.names or [n for n in SMALL_SETS if (args.source / f"{n}.npz").is_file()]
     missing = [name for name in names if not (args.source / f"{name}.npz").is_file()]
     if missing or not names:
-        told = ", ".join(missing) or "any of " + ", ".join(NAMES)
-        print(f"hsproto: --from={args.source} does not hold {told} as .npz", file=sys.stderr)
-        return 2
+        wanted = ", ".join(missing) or "any of " + ", ".join(SMALL_SETS)
+        return usage(f"--from={args.source} does not hold {wanted} as .npz")
     if args.out.resolve() == args.source.resolve():
-        print("hsproto: --out must be another folder than --from", file=sys.stderr)
-        return 2
+        return usage("--out must be another folder than --from")
     (args.out / "whole").mkdir(parents=True, exist_ok=True)
     for name in names:
         with np.load(args.source / f"{name}.npz") as stored:
             sides, classes = stored["train_images"].shape[1:3], len(stored["class_names"])
             if any(side % 2 for side in sides) or args.train_images < classes:
-                told = f"{name} has {classes} classes of {sides[0]}x{sides[1]} pixels"
-                print(
-                    f"hsproto: {told}: sides must be even, and --train_images at least an image "
-                    "a class",
-                    file=sys.stderr,
+                return usage(
+                    f"{name} has {classes} classes of {sides[0]}x{sides[1]} pixels: sides must be "
+                    "even, and --train_images at least one image per class"
                 )
-                return 2
             whole = shrink(stored)
-        small = {args.out: part(whole, args.train_images), args.out / "whole": whole}
+        small = {args.out: reduce(whole, args.train_images), args.out / "whole": whole}
         for folder, arrays in small.items():
             np.savez(folder / f"{name}.npz", **arrays)
             shapes = {key: value.shape for key, value in arrays.items()}

@@ -1,84 +1,80 @@
 #!/usr/bin/env python3
-"""A grid of runs over config values and seeds; what is finished is never run again.
+"""Train a grid of config values and seeds; finished runs are never repeated.
 
   launch/sweep.py [--dry-run] --config=configs/digits.py:epochs=20 --out=runs/sweep \\
       --grid loss=nonl,normface --grid temperature=0.07,0.1 [--seeds=3] [--jobs=2] [--gpus=0,1]
 
-Every cell has a workdir OUT/loss=nonl,temperature=0.07,seed=0 and its output in log.txt there. The
-same command goes on where it was stopped: finished cells are passed over, begun ones resume. A
-value of a tuple is written with slashes (decay_epochs=60/75/90).
+Each cell has a workdir OUT/loss=nonl,temperature=0.07,seed=0 with its output in log.txt. The same
+command continues a stopped sweep: finished cells are skipped, others start or resume. Tuples are
+written with slashes (decay_epochs=60/75/90).
 
---launcher is the command that trains, to which --config and --workdir are added; by default
-`hsproto train`, where PYTHON names the interpreter (default: .venv's where there is one).
-On other machines for example
---launcher="sbatch --wait launch/slurm.sbatch" or --launcher="launch/simulate_pod.py --devices=1".
-Status: 0 when all cells are finished, 2 for a mistake in the flags, else 1.
+--launcher is the training command, to which --config and --workdir are added. The default is
+`hsproto train`; PYTHON names the interpreter (default: that of .venv if it exists). On other
+machines use, e.g., --launcher="sbatch --wait launch/slurm.sbatch" or
+--launcher="launch/simulate_pod.py --devices=1".
+Exit status: 0 if all cells are finished, 2 for a mistake in the flags, else 1.
 """
 
-import argparse
 import itertools
-import pathlib
-import shlex
 import statistics
 import sys
 
-from jobs import add_flags, of_another_config, pool_of, test_accuracy, training, usage
+from jobs import (
+    add_flags,
+    check_same_config,
+    flags_mistake,
+    make_parser,
+    make_pool,
+    test_accuracy,
+    training_job,
+    usage,
+)
 
 
-def cells(args):
-    """{name: [key=value, ...]} of the grid, seeds innermost."""
+def cells(grid, seeds):
+    """Return {name: [key=value, ...]} for all cells, seeds innermost."""
     axes = []
-    for item in args.grid:
+    for item in grid:
         key, equals, values = item.partition("=")
         if not equals or not values:
             raise SystemExit(usage(f"--grid {item!r} is not of the form key=value,value"))
         axes.append([f"{key}={value}" for value in values.split(",")])
-    axes.append([f"seed={seed}" for seed in range(args.seeds)])
+    axes.append([f"seed={seed}" for seed in range(seeds)])
     return {",".join(cell): cell for cell in itertools.product(*axes)}
 
 
-def job(args, cell, workdir):
-    separator = "," if ":" in args.config else ":"
-    return training(shlex.split(args.launcher), args.config + separator + ",".join(cell), workdir)
-
-
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--config", required=True, metavar="FILE.py[:key=value,...]")
-    parser.add_argument("--out", required=True, type=pathlib.Path)
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,VALUE")
-    parser.add_argument("--seeds", type=int, default=1, help="seeds 0..N-1 of each cell")
-    add_flags(parser)
+    add_flags(parser, seeds=1)
     args = parser.parse_args()
-    if args.seeds < 1 or args.jobs < 1:
-        return usage("--seeds and --jobs must be at least 1")
-    grid = {name: (cell, args.out / name) for name, cell in cells(args).items()}
-    jobs = {name: job(args, *place) for name, place in grid.items()}
+    if mistake := flags_mistake(args):
+        return usage(mistake)
+    config = args.config + ("," if ":" in args.config else ":")
+    grid = cells(args.grid, args.seeds)
+    jobs = {
+        name: training_job(args.launcher, config + ",".join(cell), args.out / name)
+        for name, cell in grid.items()
+    }
     if args.dry_run:
-        for found in jobs.values():
-            done = "" if found.result() is None else "  # finished"
-            print(shlex.join(found.command) + done)
+        for job in jobs.values():
+            print(job.describe())
         return 0
-    others = [found.folder for found in jobs.values() if of_another_config(found)]
-    if others:
-        return usage(f"{others[0]} holds a run of another --config, take another --out")
+    check_same_config(jobs.values())
 
-    statuses = pool_of(args).run(jobs, "cells")
-    tell(grid)
-    if all(found.result() is not None for found in jobs.values()):
+    statuses = make_pool(args).run(jobs, "cells")
+    print_means(grid, args.out)
+    if all(job.result() is not None for job in jobs.values()):
         return 0
     return 2 if set(statuses.values()) == {2} else 1
 
 
-def tell(grid):
-    """Prints mean and standard deviation over the seeds of each finished cell."""
+def print_means(grid, out):
+    """Print mean and standard deviation over the finished seeds of each cell."""
     groups = {}
-    for cell, workdir in grid.values():
-        groups.setdefault(",".join(cell[:-1]), []).append(test_accuracy(workdir))
+    for name, cell in grid.items():
+        groups.setdefault(",".join(cell[:-1]), []).append(test_accuracy(out / name))
     print("test accuracy, mean ± standard deviation over finished seeds")
     for name, values in groups.items():
         values = [value for value in values if value is not None]

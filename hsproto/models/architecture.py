@@ -1,4 +1,6 @@
-"""Which models a config can name, and whether what it names goes together; builds nothing."""
+"""Which models a config can name, and whether its values fit together; builds nothing."""
+
+from typing import Any
 
 from hsproto.errors import UserError
 from hsproto.methods import HEADS, LOSS_HEADS
@@ -11,7 +13,7 @@ RESNETS = {
     "resnet152": ("bottleneck", (3, 8, 36, 3)),
 }
 VITS = {"vit_s": dict(dim=384, num_heads=6), "vit_b": dict(dim=768, num_heads=12)}
-# Channels of the four layers over `width`.
+# Channels of the four layers, divided by `width`.
 CONVNETS = {"convnet": (1, 1, 1, 1), "convnet_wide": (1, 1, 1, 4)}
 BACKBONES = (*RESNETS, *VITS, *CONVNETS)
 STEMS = ("cifar", "imagenet")
@@ -20,8 +22,8 @@ PROJECTIONS = ("none", "linear", "mlp")
 DTYPES = ("float32", "bfloat16")
 
 
-def feature_dim(config):
-    """D: the dimensions of the features that `build(config, ...)` gives."""
+def feature_dim(config: Any) -> int:
+    """Return D, the dimension of the features of `models.model.build(config, ...)`."""
     if config.embedding == "signed" and config.embedding_dim:
         return config.embedding_dim
     if config.backbone in VITS:
@@ -31,13 +33,13 @@ def feature_dim(config):
     return config.width * (8 if RESNETS[config.backbone][0] == "basic" else 32)
 
 
-def output_dim(config):
-    """Dimensions of what the classifier sees: of SCL's head where there is one, else D."""
+def output_dim(config: Any) -> int:
+    """Return the dimension of what the classifier sees: of SCL's head if there is one, else D."""
     return config.projection_dim if config.projection != "none" else feature_dim(config)
 
 
-def validate(config, num_classes=None):
-    """Raises UserError where `config` describes no model (of `num_classes` classes, if given)."""
+def validate(config: Any, num_classes: int | None = None) -> None:
+    """Raise UserError unless `config` describes a model (of `num_classes` classes, if given)."""
     _one_of("backbone", config.backbone, BACKBONES)
     _one_of("stem", config.stem, STEMS)
     _one_of("embedding", config.embedding, EMBEDDINGS)
@@ -81,7 +83,7 @@ def validate(config, num_classes=None):
 
 def _one_of(key, value, allowed):
     if value not in allowed:
-        raise UserError(f"{key}='{value}' is not known: use {_words(allowed)}")
+        raise UserError(f"{key}='{value}' is unknown: use {_words(allowed)}")
 
 
 def _words(names):

@@ -1,5 +1,8 @@
 """A model's classifier: its prototypes, its logits, and the class it predicts."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from hsproto import prototypes
@@ -7,10 +10,12 @@ from hsproto.core import numerics
 from hsproto.core.numerics import matmul
 
 
-def predict(config, features, weights, bias=None):
-    """Predicted labels [B]: by inner product for cross entropy, by cosine for all other losses.
+def predict(
+    config: Any, features: jax.Array, weights: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """Return predicted labels [B]: by inner product for cross entropy, else by cosine.
 
-    `bias` [K] is added to the inner products, or to the cosines over the config's temperature.
+    `bias` [K] is added to the inner products, or to the cosines divided by the temperature.
     """
     if config.loss == "cross_entropy":
         logits = matmul(features, weights.T)
@@ -21,22 +26,24 @@ def predict(config, features, weights, bias=None):
     return jnp.argmax(logits if bias is None else logits + bias, axis=1)
 
 
-def classifier(variables):
-    """(prototypes [K,D] or None, bias [K] or None) of a model's variables."""
-    learnt, fixed = variables["params"], variables.get("constants", {})
-    return fixed.get("prototypes", learnt.get("prototypes")), learnt.get("bias")
+def classifier(variables: dict) -> tuple[jax.Array | None, jax.Array | None]:
+    """Return (prototypes [K,D] or None, bias [K] or None) of a model's variables."""
+    learned, fixed = variables["params"], variables.get("constants", {})
+    return fixed.get("prototypes", learned.get("prototypes")), learned.get("bias")
 
 
-def logits(config, features, weights, bias=None):
-    """Logits float32 [B, K] of the classifier that the loss of `config` trains.
+def logits(
+    config: Any, features: jax.Array, weights: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """Return logits float32 [B, K] of the classifier that the loss of `config` trains.
 
-    Cross entropy: z·w_c + b_c. All other losses, fixed prototypes too: cosines over
-    `config.temperature`, whose softmax is NormFace's probability of each class. -inf for a
-    prototype of length zero. Their largest is what `predict` names.
+    Cross entropy: z·w_c + b_c. All other losses, also with fixed prototypes: cosines divided by
+    `config.temperature`, whose softmax is NormFace's probability of each class; -inf for a
+    prototype of length zero. `predict` returns the class of the largest one.
     """
     if config.loss == "cross_entropy":
-        found = matmul(features, weights.T)
-        return found if bias is None else found + bias
+        products = matmul(features, weights.T)
+        return products if bias is None else products + bias
     return prototypes.logits(features, weights, temperature=config.temperature)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,12 +12,12 @@ import jax.numpy as jnp
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def drawn(distribution, scale):
-    """An initialiser: numbers of a standard distribution times `scale(*shape)`."""
+def initializer(distribution: Callable, scale: Callable[..., float]) -> Callable:
+    """Return an initializer: samples of a standard distribution times `scale(*shape)`."""
 
     def init(key, shape, dtype=jnp.float32):
-        # Drawn flat: the numbers are the same, and XLA:CPU, which can take 20 s to compile the
-        # random bits of one four-dimensional array, takes 0.3 s.
+        # Sampled flat, with the same numbers: XLA:CPU can take 20 s to compile the random bits of
+        # one four-dimensional array, and takes 0.3 s for a flat one.
         return (scale(*shape) * distribution(key, (math.prod(shape),), dtype)).reshape(shape)
 
     return init
@@ -24,23 +25,25 @@ def drawn(distribution, scale):
 
 _normal, _uniform = jax.random.normal, functools.partial(jax.random.uniform, minval=-1.0)
 # torch: kaiming_normal_(mode="fan_out", nonlinearity="relu"), which does not truncate.
-conv_init = drawn(_normal, lambda height, width, _, out: (2 / (height * width * out)) ** 0.5)
+conv_init = initializer(_normal, lambda height, width, _, out: (2 / (height * width * out)) ** 0.5)
 # torch: nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for weights and bias.
-linear_init = drawn(_uniform, lambda fan_in, _: fan_in**-0.5)
-prototypes_init = drawn(_uniform, lambda _, fan_in: fan_in**-0.5)
+linear_init = initializer(_uniform, lambda fan_in, _: fan_in**-0.5)
+prototypes_init = initializer(_uniform, lambda _, fan_in: fan_in**-0.5)
 # torchvision's ViT. Glorot's rule sees queries, keys and values as one matrix of 3 D outputs.
-glorot_init = drawn(_uniform, lambda fan_in, fan_out: (6 / (fan_in + fan_out)) ** 0.5)
-attention_init = drawn(_uniform, lambda fan_in, _: (6 / (fan_in + 3 * fan_in)) ** 0.5)
-patches_init = drawn(_normal, lambda height, width, fan_in, _: (height * width * fan_in) ** -0.5)
-positions_init = drawn(_normal, lambda *_: 0.02)
+glorot_init = initializer(_uniform, lambda fan_in, fan_out: (6 / (fan_in + fan_out)) ** 0.5)
+attention_init = initializer(_uniform, lambda fan_in, _: (6 / (fan_in + 3 * fan_in)) ** 0.5)
+patches_init = initializer(
+    _normal, lambda height, width, fan_in, _: (height * width * fan_in) ** -0.5
+)
+positions_init = initializer(_normal, lambda *_: 0.02)
 
 
-def bias_init(fan_in):
-    return drawn(_uniform, lambda _: fan_in**-0.5)
+def bias_init(fan_in: int) -> Callable:
+    return initializer(_uniform, lambda _: fan_in**-0.5)
 
 
-def linear(inputs, dim, name):
-    """nn.Linear in float32; the default precision would be TF32 or bfloat16 on accelerators."""
+def linear(inputs: jax.Array, dim: int, name: str) -> jax.Array:
+    """Apply torch's nn.Linear in float32; the default would be TF32 or bfloat16 on accelerators."""
     return nn.Dense(
         dim,
         kernel_init=linear_init,
@@ -51,7 +54,7 @@ def linear(inputs, dim, name):
     )(inputs)
 
 
-def conv(channels, size, stride, dtype, name):
+def conv(channels: int, size: int, stride: int, dtype: Any, name: str) -> nn.Module:
     # "SAME" pads a stride-2 convolution unevenly, torch's integer padding evenly.
     return nn.Conv(
         channels,
@@ -65,23 +68,23 @@ def conv(channels, size, stride, dtype, name):
     )
 
 
-def batch_norm(train, dtype, name, groups=1):
-    """Every BatchNorm of the package is made here.
+def batch_norm(train: bool, dtype: Any, name: str, groups: int = 1) -> nn.Module:
+    """Return a BatchNorm; all those of the package are made here.
 
-    flax's momentum 0.9 is torch's 0.1. flax averages the biased variance of the batch where torch
-    averages the unbiased one: the running variances differ by (n-1)/n, n = batch x height x width.
-    Under jit, on a batch sharded over a mesh, the statistics are those of the global batch, or with
-    `groups` those of as many groups of consecutive rows.
+    flax's momentum 0.9 is torch's 0.1. flax averages the biased variance of the batch, torch the
+    unbiased one: the running variances differ by (n-1)/n, n = batch x height x width. Under jit, on
+    a batch sharded over a mesh, the statistics are those of the global batch, or of `groups` groups
+    of consecutive rows.
     """
     kwargs = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
     return nn.BatchNorm(**kwargs) if groups == 1 else GroupedBatchNorm(groups=groups, **kwargs)
 
 
 class GroupedBatchNorm(nn.Module):
-    """flax's BatchNorm on each of `groups` groups of consecutive rows; same variables, same names.
+    """flax's BatchNorm on each of `groups` groups of consecutive rows, with the same variables.
 
-    That is what devices do that do not synchronise theirs. The running statistics average over the
-    groups, where each of those devices would keep its own.
+    It simulates devices that do not synchronize BatchNorm, except that the running statistics are
+    averaged over the groups, whereas each device would keep its own.
     """
 
     groups: int
@@ -100,22 +103,23 @@ class GroupedBatchNorm(nn.Module):
             self.variable("batch_stats", "var", jnp.ones, shape),
         )
 
-        def normalise(x, mean, variance):
+        def normalize(x, mean, variance):
             y = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * scale) + bias
             return y.astype(self.dtype)
 
         if self.use_running_average:
-            return normalise(x, *(kept.value for kept in running))
+            return normalize(x, *(variable.value for variable in running))
         rows = x.reshape(self.groups, -1, *x.shape[1:]).astype(jnp.float32)
         axes = tuple(range(1, rows.ndim - 1))
         mean = jnp.mean(rows, axes, keepdims=True)
         variance = jnp.mean(jnp.square(rows), axes, keepdims=True) - jnp.square(mean)
         variance = jnp.maximum(variance, 0.0)
-        for kept, new in zip(running, (mean, variance), strict=True):
+        for variable, new in zip(running, (mean, variance), strict=True):
             average = jnp.mean(new, axis=tuple(range(new.ndim - 1)))
-            kept.value = self.momentum * kept.value + (1 - self.momentum) * average
-        return normalise(rows, mean, variance).reshape(x.shape)
+            variable.value = self.momentum * variable.value + (1 - self.momentum) * average
+        return normalize(rows, mean, variance).reshape(x.shape)
 
 
-def average_pool(x):
+def average_pool(x: jax.Array) -> jax.Array:
+    """Return the spatial mean, in float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

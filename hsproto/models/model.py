@@ -8,11 +8,11 @@ The classifier head holds parameters and computes nothing: the losses take featu
 Parameters are always float32. The backbone computes in `dtype`; from the pooling's output on
 everything is float32, because cosines are divided by temperatures of 0.1 and less.
 
-Layout and initialisation are those of torchvision, and the names of the layers too, up to
-"layer1.0.downsample.0" being `layer1_0/downsample_conv`.
+Layers, initialization and names are those of torchvision (with `layer1_0/downsample_conv` for
+"layer1.0.downsample.0").
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,7 @@ from hsproto.models.vit import VisionTransformer
 
 
 class Outputs(NamedTuple):
-    """What a model says of a batch; `projections` is `features` where there is no projection."""
+    """A model's outputs for a batch; `projections` are `features` without a projection head."""
 
     features: jax.Array
     projections: jax.Array
@@ -66,7 +66,7 @@ class Model(nn.Module):
     def _make_head(self, dim):
         shape = (self.num_classes, dim)
         if self.head == "etf":
-            # A collection of its own: the optimiser, which sees `params`, cannot move it.
+            # A separate collection: the optimizer sees `params` only.
             self.variable(
                 "constants", "prototypes", lambda: simplex_etf(self.make_rng("params"), *shape)
             )
@@ -76,27 +76,28 @@ class Model(nn.Module):
             self.param("bias", bias_init(dim), shape[:1])
 
 
-def build(config, num_classes):
-    """The model that `config` describes, for `num_classes` classes.
+def build(config: Any, num_classes: int) -> Model:
+    """Return the model that `config` describes, for `num_classes` classes.
 
     - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, convnet, or convnet_wide, whose last layer
-      has 4 `width` channels. `stem` and `width` (channels of the first stage) are for the ResNets,
-      `width` also for the convnets, `patch_size` for the ViTs.
+      has 4 `width` channels. `width` (channels of the first stage) is for ResNets and convnets,
+      `stem` for ResNets, `patch_size` for ViTs.
     - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
-      class token). "signed" puts a linear layer after it, to `embedding_dim` dimensions (0: as many
-      as the backbone has), "signed_bn" a BatchNorm. Non-negative features, as the pooled ones of
-      ResNets and convnet are, have no negative cosines and cannot form a simplex.
+      class token). "signed" adds a linear layer to `embedding_dim` dimensions (0: those of the
+      backbone), "signed_bn" a BatchNorm. Non-negative features, such as the pooled ones of ResNets
+      and convnets, have no negative cosines and cannot form a simplex.
     - `head`: "prototypes" (learnable [K,D]), "etf" (a fixed simplex equiangular tight frame; needs
-      D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "" is what the loss needs.
-    - `projection`, of SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
-    - `dtype`: what the backbone computes in.
-    - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch holds bn_groups / microbatches.
+      D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "": the loss's default.
+    - `projection`, for SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
+    - `dtype`: that of the backbone's computations.
+    - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch has bn_groups / microbatches.
 
-    Raises UserError, one line, for values it does not know or that do not go together.
+    Raises:
+        UserError: If values are unknown or do not fit together.
     """
     validate(config, num_classes)
     dtype = DTYPES[config.dtype]
-    # Of those rows that the model sees at a time.
+    # Of the rows that the model sees at a time.
     groups = max(1, config.bn_groups // config.microbatches)
     if config.backbone in RESNETS:
         kind, depths = RESNETS[config.backbone]
@@ -118,18 +119,17 @@ def build(config, num_classes):
     )
 
 
-def init(model, key, image_shape):
-    """Variables of a model for images of shape (height, width, channels); pure, to be jitted.
+def init(model: Model, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
+    """Return initial variables for images of shape (height, width, channels); pure, to be jitted.
 
-    A dict of `params`, `batch_stats` (empty for a model without BatchNorm) and, for a head that
-    does not learn, `constants`.
+    A dict of `params`, `batch_stats` (empty without BatchNorm) and, for a fixed head, `constants`.
     """
     images = jnp.zeros((1, *image_shape), jnp.float32)
     return {"batch_stats": {}, **model.init({"params": key}, images, train=False)}
 
 
-def forward(model, variables, images, train):
-    """Outputs for images [B,H,W,C], and the new `batch_stats` (the old ones when not training)."""
+def forward(model: Model, variables: dict, images: jax.Array, train: bool) -> tuple[Outputs, dict]:
+    """Return outputs for images [B,H,W,C] and the `batch_stats`, updated if training."""
     batch_stats = variables.get("batch_stats", {})
     if not train:
         return model.apply(variables, images, train=False), batch_stats
@@ -137,8 +137,8 @@ def forward(model, variables, images, train):
     return outputs, updates.get("batch_stats", batch_stats)
 
 
-def output_dim(model, image_shape):
-    """d: the dimensions of a model's `projections` of images (height, width, channels)."""
+def output_dim(model: Model, image_shape: tuple[int, int, int]) -> int:
+    """Return d, the dimension of a model's `projections` for images (height, width, channels)."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     make = lambda images: model.init_with_output(  # noqa: E731
         {"params": jax.random.key(0)}, images, train=False

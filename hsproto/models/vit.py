@@ -15,7 +15,7 @@ from hsproto.models.layers import (
 
 
 class TransformerBlock(nn.Module):
-    """Pre-LayerNorm: x + attention(norm(x)), then x + mlp(norm(x)); GELU is the exact one."""
+    """Pre-LayerNorm: x + attention(norm(x)), then x + mlp(norm(x)), with the exact GELU."""
 
     num_heads: int
     dtype: Any
@@ -49,8 +49,8 @@ class TransformerBlock(nn.Module):
 class VisionTransformer(nn.Module):
     """ViT with a class token and learned positions; returns the class token after the last norm.
 
-    The class token takes the place of the ResNets' average pooling. It comes out of a LayerNorm,
-    not of a ReLU, so its entries have both signs whichever embedding follows.
+    The class token replaces the average pooling of ResNets. It is the output of a LayerNorm, not of
+    a ReLU, so its entries have both signs whichever embedding follows.
     """
 
     patch_size: int
@@ -79,5 +79,5 @@ class VisionTransformer(nn.Module):
         x = x + positions.astype(x.dtype)
         for i in range(self.depth):
             x = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
-        # LayerNorm works token by token, so only the one that leaves is normalised.
+        # LayerNorm acts on each token, so only the returned one is normalized.
         return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(x[:, 0])

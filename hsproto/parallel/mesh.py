@@ -1,33 +1,35 @@
-"""The mesh and the two shardings of a run: the batch is split over `data`, the rest replicated."""
+"""The mesh and the two shardings of a run: batches are split over `data`, all else replicated."""
+
+from collections.abc import Sequence
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hsproto.errors import UserError
 
 
-def make_mesh(devices=None):
-    """A one-dimensional mesh over all devices of all processes, its axis called `data`.
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Return a one-dimensional mesh, by default over all devices of all processes.
 
-    The axis is Auto: under `jax.jit` the compiler places the collectives, and a batch split over
-    devices means what it means on one.
+    Its axis `data` is Auto: under `jax.jit` the compiler inserts the collectives, so that a program
+    computes on a batch split over devices what it computes on one device.
     """
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def over_batch(mesh, axis=0):
-    """Rows, which are the axis of that number, split over the devices."""
+def over_batch(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Return the sharding that splits an axis, that of the rows, over the devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
-def replicated(mesh):
-    """The whole array on every device."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_divisible(key, size, mesh):
-    """Raises UserError unless a batch of `size` rows can be split evenly over the mesh."""
+def check_divisible(key: str, size: int, mesh: Mesh) -> None:
+    """Raise UserError unless a batch of `size` rows can be split evenly over the mesh."""
     if size % mesh.size:
         raise UserError(
             f"config key {key}={size} must be divisible by the number of devices, {mesh.size}"

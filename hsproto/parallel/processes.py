@@ -1,17 +1,19 @@
-"""The processes of one run: how they join, agree on where to stop, and end when one is lost.
+"""The processes of one run: how they join, agree on where to stop, and exit when one is lost.
 
-Every process runs the same command and drives its own devices. On Cloud TPU pods, Slurm, Open MPI
-and Kubernetes `--distributed` is enough; elsewhere say where process 0 is, how many there are and
-which one this is: `--coordinator=HOST:PORT --num_processes=N --process_id=I`. The workdir must be a
-folder that all of them see.
+All processes run the same command, each with its own devices. On Cloud TPU pods, Slurm, Open MPI
+and Kubernetes `--distributed` is enough; elsewhere give the address of process 0, the number of
+processes and the number of this one: `--coordinator=HOST:PORT --num_processes=N --process_id=I`.
+The workdir must be a folder that all of them share.
 """
 
+import argparse
 import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -19,25 +21,26 @@ from jax.experimental import multihost_utils
 
 from hsproto.errors import UserError, one_line
 
-# A process that is silent for so long counts as lost; the others then end.
+# A process that is silent for this long counts as lost; the others then exit.
 HEARTBEAT_SECONDS = 30
 
 
-def add_flags(parser):
-    """The flags by which a command joins the other processes of its run."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags with which a command joins the other processes of its run."""
     group = parser.add_argument_group("several processes")
     group.add_argument(
-        "--distributed", action="store_true", help="join, as found on a TPU pod, Slurm, MPI or K8s"
+        "--distributed", action="store_true", help="detect a TPU pod, Slurm, Open MPI or K8s"
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 is")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     group.add_argument("--num_processes", type=int, metavar="N")
-    group.add_argument("--process_id", type=int, metavar="I", help="this one, in 0..N-1")
+    group.add_argument("--process_id", type=int, metavar="I", help="number of this one, in 0..N-1")
 
 
-def join(args):
-    """Joins the processes that the flags name; nothing where they name none.
+def join(args: argparse.Namespace) -> None:
+    """Join the processes that the flags name, if any, before any device is used.
 
-    To be called before anything touches a device. Raises UserError where the flags do not fit.
+    Raises:
+        UserError: If the flags do not fit together.
     """
     named = (args.coordinator, args.num_processes, args.process_id)
     if named == (None, None, None) and not args.distributed:
@@ -58,62 +61,62 @@ def join(args):
         ) from None
 
 
-def is_main():
-    """Whether this process writes files and prints progress."""
+def is_main() -> bool:
+    """Return whether this process writes files and prints progress."""
     return jax.process_index() == 0
 
 
-def all_processes(holds):
-    """Whether something holds in every process."""
+def all_processes(holds: bool) -> bool:
+    """Return whether something holds in all processes."""
     if jax.process_count() == 1:
         return holds
     return bool(np.all(multihost_utils.process_allgather(np.array(holds))))
 
 
-def log_main(text):
-    """Prints at once, in one process of all."""
+def log_main(text: str) -> None:
+    """Print at once, in the main process only."""
     if is_main():
         print(text, flush=True)
 
 
-def barrier(name):
-    """Waits until all processes are here."""
+def barrier(name: str) -> None:
+    """Wait until all processes reach this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager
-def exit_if_process_lost():
-    """Ends this process, with one line, where another one of the run was lost."""
+def exit_if_process_lost() -> Iterator[None]:
+    """Exit with one line if another process of the run is lost within the context."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        _end_lost(error)
+        _exit_lost(error)
 
 
-def _end_lost(error):
+def _exit_lost(error):
     reason = one_line(error, 200)
     print(
         f"hsproto: process {jax.process_index()} of {jax.process_count()} lost another one and "
-        f"ends; the same command resumes ({reason})",
+        f"exits; the same command resumes ({reason})",
         file=sys.stderr,
         flush=True,
     )
     if is_main():
-        # The others hang on the service that lives here: its end would cut their line off.
+        # This process runs the service on which the others depend: give them time for their line.
         time.sleep(2)
-    # A proper exit would wait for the lost one.
+    # A regular exit would wait for the lost process.
     os._exit(1)
 
 
 class Preemption:
-    """Whether the run is to save and end: after SIGTERM or SIGINT, where it is of one process, or
-    after SIGTERM to any of several.
+    """Whether a run must save and exit: after SIGTERM or SIGINT.
 
-    A second SIGINT kills. Of several processes the one that gets SIGTERM tells the others, and all
-    stop at the same step (JAX's preemption service, which holds the handler of SIGTERM).
+    A second SIGINT kills. With several processes only SIGTERM counts: the process that gets it
+    notifies the others, and all stop at the same step (JAX's preemption service, which handles the
+    signal).
     """
 
     def __enter__(self):

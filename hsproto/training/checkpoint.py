@@ -1,21 +1,25 @@
-"""Checkpoints of a run: asynchronous, committed whole or not at all, the newest few kept."""
+"""Checkpoints of a run: saved asynchronously, whole or not at all; the newest few are retained."""
 
 import os
 import time
 import warnings
+from typing import Any
 
 import orbax.checkpoint as ocp
 
 from hsproto.errors import UserError, one_line
 from hsproto.parallel import processes
 
-_LENGTH = 200  # of what is told of an error: Orbax's and TensorStore's run to pages
+_MAX_LENGTH = 200  # of quoted errors: Orbax's and TensorStore's can fill pages
 
 
 class Checkpoints:
-    """The checkpoints in `workdir`/checkpoints, by step. Leaving its context waits for saves."""
+    """The checkpoints in `workdir`/checkpoints, by step. Leaving the context waits for saves.
 
-    def __init__(self, workdir, keep=None):
+    `keep` is the number of checkpoints to retain, for a run that writes them; None to only read.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=bool(keep))
         self._keep = keep
         self._directory = os.path.abspath(os.path.join(workdir, "checkpoints"))
@@ -27,51 +31,60 @@ class Checkpoints:
     def __exit__(self, *_):
         self._manager.close()
 
-    def steps(self):
-        """Steps of the committed checkpoints, ascending."""
+    def steps(self) -> list[int]:
+        """Return the steps of the committed checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step, state):
-        """Starts saving `state`; does nothing where the step is there already.
+    def save(self, step: int, state: Any) -> None:
+        """Start saving `state`, unless the step is saved already.
 
-        What cannot be written, as to a full disk, is told in a warning and left out: a run can do
-        without one of its checkpoints.
+        Only warn if it cannot be written, e.g. to a full disk: a run can do without one checkpoint.
         """
         self.wait()
         if step not in self._manager.all_steps():
             args = ocp.args.StandardSave(state._asdict())
             self._attempt(lambda: self._manager.save(step, args=args))
 
-    def wait(self):
-        """Returns when what was started is committed or has failed."""
+    def wait(self) -> None:
+        """Wait until the last save is committed or has failed."""
         self._attempt(self._manager.wait_until_finished)
 
     def _attempt(self, write):
         try:
             write()
         except Exception as error:  # Orbax and TensorStore raise many kinds
-            kept = self.steps()
-            newest = f"that of step {kept[-1]}" if kept else "yet to come"
+            steps = self.steps()
+            newest = f"is of step {steps[-1]}" if steps else "is yet to be written"
             warnings.warn(
-                f"a checkpoint could not be written: {one_line(error, _LENGTH)}; the run goes on, "
-                f"its newest is {newest}",
+                f"a checkpoint could not be written: {one_line(error, _MAX_LENGTH)}; the run goes "
+                f"on, its newest checkpoint {newest}",
                 stacklevel=3,
             )
 
-    def restore(self, abstract_state, step=None):
-        """(state, step) of a step, or of the newest checkpoint that can be read; None without any.
+    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, int] | None:
+        """Return the state and step of the newest readable checkpoint, or of a given step.
 
-        The arrays take the shardings of `abstract_state`, whatever they were saved from. A newest
-        checkpoint that cannot be read, at a second try either, is passed over with a warning and,
-        by a run that will write its own, set aside under another name. Raises UserError where the
-        storage, and not the checkpoint, is what fails, and where none can be read.
+        Checkpoints that cannot be read, even at a second attempt, are skipped with a warning; a run
+        that writes checkpoints also renames them.
+
+        Args:
+            abstract_state: Shapes, dtypes, and the shardings that the arrays get, which may differ
+                from those that they were saved with.
+            step: The step to restore; None for the newest.
+
+        Returns:
+            (state, step), or None if there is no checkpoint.
+
+        Raises:
+            UserError: If there are checkpoints but none can be read, if the storage fails, or if
+                there is none of `step`.
         """
         steps = self.steps()
         if step is not None:
             if step not in steps:
-                there = ", ".join(map(str, steps)) or "none"
+                available = ", ".join(map(str, steps)) or "none"
                 raise UserError(
-                    f"no checkpoint of step {step} in {self._directory}; there: {there}"
+                    f"no checkpoint of step {step} in {self._directory}; available: {available}"
                 )
             steps = [step]
         unreadable = []
@@ -83,8 +96,8 @@ class Checkpoints:
                 raise
             except Exception as raised:  # Orbax and TensorStore raise many kinds
                 error = raised
-            if not processes.all_processes(error is None):  # all go on from the same one
-                reason = one_line(error or "another process cannot read it", _LENGTH)
+            if not processes.all_processes(error is None):  # all processes use the same one
+                reason = one_line(error or "another process cannot read it", _MAX_LENGTH)
                 warnings.warn(
                     f"checkpoint of step {candidate} is not readable: {reason}", stacklevel=2
                 )
@@ -96,14 +109,16 @@ class Checkpoints:
         if steps:
             raise UserError(
                 f"none of the checkpoints in {self._directory} can be read ({reason}): they are "
-                "damaged or another version's; another --workdir starts anew"
+                "damaged or another version's; use another --workdir to start anew"
             )
         return None
 
     def _read(self, step, args):
         try:
             return self._manager.restore(step, args=args)
-        except Exception:  # A second try tells damage from storage that was away for a moment.
+        except (
+            Exception
+        ):  # A second attempt distinguishes damage from storage that failed for a moment.
             time.sleep(1)
         try:
             return self._manager.restore(step, args=args)
@@ -112,11 +127,11 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"the checkpoint of step {step} in {self._directory} cannot be reached "
-                f"({one_line(error, _LENGTH)}): the same command goes on when the storage is back"
+                f"({one_line(error, _MAX_LENGTH)}): retry when the storage is back"
             ) from error
 
     def _set_aside(self, steps):
-        # In its place it would keep the run from saving these steps again.
+        # Under their names they would prevent the run from saving these steps again.
         processes.barrier("read")
         for step in steps if processes.is_main() else ():
             source = os.path.join(self._directory, str(step))

@@ -1,15 +1,20 @@
-"""SGD as the paper's, and its learning rate as a function of the step."""
+"""The paper's SGD, and its learning rate as a function of the step."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
+from ml_collections import ConfigDict
 
 
-def learning_rate(config, steps_per_epoch):
-    """Learning rate at a step (0-based), a function to be traced.
+def learning_rate(config: ConfigDict, steps_per_epoch: float) -> Callable[[ArrayLike], jax.Array]:
+    """Return the learning rate as a traceable function of the step (0-based).
 
     The peak is base_lr · batch_size / lr_batch. `cosine`: peak·(m + ½(1-m)(1+cos(πt/T))) with
-    m = 0.1³; `step`: times decay_rate at each of decay_epochs. A warm-up is linear from warmup_lr
-    to where the schedule stands when it ends.
+    m = 0.1³; `step`: multiplied by decay_rate at each of decay_epochs. The warm-up is linear from
+    warmup_lr to the schedule's value at its end.
     """
     peak = config.base_lr * (config.batch_size / config.lr_batch if config.lr_batch else 1.0)
     total = config.epochs * steps_per_epoch
@@ -33,10 +38,10 @@ def learning_rate(config, steps_per_epoch):
     return rate
 
 
-def sgd(config, steps_per_epoch):
-    """PyTorch's SGD as an optax transformation: g += decay·p; m = momentum·m + g; p -= rate·m.
+def sgd(config: ConfigDict, steps_per_epoch: float) -> optax.GradientTransformation:
+    """Return PyTorch's SGD: g += decay·p; m = momentum·m + g; p -= rate·m.
 
-    Weight decay is on every parameter, BatchNorm and prototypes included, as in the paper.
+    As in the paper, weight decay applies to all parameters, including BatchNorm and prototypes.
     """
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),

@@ -1,9 +1,11 @@
-"""A run's state: made from its config, or read back from its workdir."""
+"""The state of a run: all that a training step reads and writes."""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from hsproto.config import steps_per_epoch
 from hsproto.models import model as model_lib
@@ -13,10 +15,16 @@ from hsproto.training import queue as queue_lib
 
 
 class TrainState(NamedTuple):
-    """All that a training step reads and writes; arrays only. `step` counts the finished steps.
+    """The state of a run, a tree of arrays.
 
-    `queue` (`hsproto.training.queue`) and `average`, the moving-average encoder's params and
-    batch_stats, are empty in runs without.
+    Attributes:
+        step: The number of finished steps.
+        params: Parameters of the model.
+        batch_stats: Running statistics of its BatchNorm.
+        constants: Fixed prototypes, if any.
+        opt_state: State of the optimizer.
+        queue: Past embeddings (`hsproto.training.queue`); empty without a queue.
+        average: The moving-average encoder's params and batch_stats; empty without one.
     """
 
     step: jax.Array
@@ -28,7 +36,8 @@ class TrainState(NamedTuple):
     average: Any
 
     @property
-    def variables(self):
+    def variables(self) -> dict[str, Any]:
+        """The variables of the model, as flax takes them."""
         return {
             "params": self.params,
             "batch_stats": self.batch_stats,
@@ -36,35 +45,34 @@ class TrainState(NamedTuple):
         }
 
 
-def create(config, mesh):
-    """The state of step 0 of a resolved config, laid out over the mesh (`layout`)."""
+def create(config: ConfigDict, mesh: Mesh) -> TrainState:
+    """Return the initial state of a resolved config, distributed over the mesh (`layout`)."""
     return jax.jit(_initial(config), out_shardings=layout(config, mesh))(
         jax.random.key(config.seed)
     )
 
 
-def layout(config, mesh):
-    """The sharding of each part of the state: all everywhere, but a queue as its loss reads it."""
-    whole = mesh_lib.replicated(mesh)
-    parts = dict.fromkeys(TrainState._fields, whole)
+def layout(config: ConfigDict, mesh: Mesh) -> TrainState:
+    """Return the sharding of each part: replicated, except for a queue, which its loss decides."""
+    parts = dict.fromkeys(TrainState._fields, mesh_lib.replicated(mesh))
     return TrainState(**parts | {"queue": queue_lib.layout(config, mesh)})
 
 
-def abstract(config, mesh):
-    """Shapes, dtypes and shardings of the state, without computing it."""
+def abstract(config: ConfigDict, mesh: Mesh) -> TrainState:
+    """Return shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(_initial(config), jax.random.key(config.seed))
 
-    def placed(shapes, where):
+    def with_sharding(shapes, sharding):
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
 
-    return TrainState(*map(placed, shapes, layout(config, mesh)))
+    return TrainState(*map(with_sharding, shapes, layout(config, mesh)))
 
 
 def _initial(config):
     model = model_lib.build(config, config.num_classes)
-    optimiser = optimizer.sgd(config, steps_per_epoch(config))
+    sgd = optimizer.sgd(config, steps_per_epoch(config))
     image_shape = (config.image_size, config.image_size, config.channels)
 
     def initial(key):
@@ -75,9 +83,9 @@ def _initial(config):
             params=variables["params"],
             batch_stats=variables.get("batch_stats", {}),
             constants=variables.get("constants", {}),
-            opt_state=optimiser.init(variables["params"]),
+            opt_state=sgd.init(variables["params"]),
             queue=queue_lib.init(config, model, image_shape),
-            # A copy: a step donates its state, and no buffer twice.
+            # A copy: a step donates its state, and no buffer can be donated twice.
             average=jax.tree.map(jnp.copy, average) if config.queue_momentum else {},
         )
 

@@ -63,7 +63,7 @@ def test_the_command_evaluates_any_kept_checkpoint(digits_run, capsys):
     assert evaluate.main([f"--workdir={digits_run}"]) == 0
     _, summary = outcome(digits_run)
     assert f"{summary['test']['accuracy']:.4f}" in capsys.readouterr().out
-    with pytest.raises(UserError, match="no checkpoint of step 99999.*there: "):
+    with pytest.raises(UserError, match="no checkpoint of step 99999.*available: "):
         evaluate.main([f"--workdir={digits_run}", "--checkpoint=99999"])
     with pytest.raises(UserError, match="no run there"):
         evaluate.main([f"--workdir={digits_run}/none"])

@@ -85,7 +85,7 @@ def test_a_cell_that_would_take_too_long_is_left_out_and_said(run):
 def test_throughput(run):
     flags = "--cases=resnet18 --width=8 --batch=4 --size=8 --steps=2 --rounds=2 --peak_tflops=1"
     (row,) = run("throughput", *flags.split(), "--against=")[0]["rows"]
-    assert row["images/s"] == pytest.approx(4e3 / row["ms a step"])
+    assert row["images/s"] == pytest.approx(4e3 / row["ms per step"])
     assert 0 < row["loss, % of step"] < 100 and 0 < row["MFU, %"] < 100
 
 

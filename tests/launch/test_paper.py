@@ -1,4 +1,4 @@
-"""The studies of the paper's tables run each cell once, at the paper's scale and at a desk's."""
+"""The studies of the paper's tables run each cell once, at the paper's scale and on a laptop."""
 
 import importlib.util
 import re
@@ -97,7 +97,7 @@ def test_a_dry_run_of_every_study_names_commands_that_exist(profile, tmp_path):
 
 def test_what_a_study_needs_is_asked_for(tmp_path):
     for flags, told in (
-        (["nothing", "--out=x"], "must be of: accuracy"),
+        (["nothing", "--out=x"], "must be one of: accuracy"),
         (["accuracy"], "--out is needed"),
         (["accuracy", "--profile=small", "--out=x"], "needs --data_dir"),
         (["accuracy", "--out=x", "--where", "datset=cifar10"], "the axes of accuracy are dataset"),
@@ -135,6 +135,6 @@ def test_small_sets_hold_means_of_pixels_and_the_first_images_of_each_class(tmp_
         assert abs(float(small["train_images"][3, 0, 0, 0]) - corner) <= 0.5
     done, _ = launch(tmp_path, "small_data.py", *flags)
     assert done.returncode == 2 and "does not hold any of cifar10" in done.stderr
-    for wrong, told in ((f"--out={tmp_path}", "another folder"), ("--train_images=3", "a class")):
+    for wrong, told in ((f"--out={tmp_path}", "another folder"), ("--train_images=3", "per class")):
         done, _ = launch(tmp_path, "small_data.py", *flags, wrong, "mine")
         assert done.returncode == 2 and told in done.stderr

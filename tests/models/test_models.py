@@ -544,7 +544,7 @@ def test_every_loss_gets_the_head_that_it_needs():
 
 
 @pytest.mark.parametrize("num_classes, width", [(9, 8), (10, 16)])
-def test_the_etf_is_an_exact_simplex_that_no_optimiser_sees(num_classes, width):
+def test_the_etf_is_an_exact_simplex_that_no_optimizer_sees(num_classes, width):
     model, variables = initialised(configured(loss="nonl", head="etf", width=width), num_classes)
     assert set(variables["params"]) == {"backbone"}
     prototypes, bias = classifier_lib.classifier(variables)

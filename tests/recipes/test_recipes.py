@@ -43,7 +43,7 @@ PAPER = {
     "scl_imagenet:dataset=imagenet2012": (1000, 1_281_167, "resnet50", 500, 2048, 0.8, 5, 0.1),
 }
 
-# Of `variant=released_code`: epochs, the rate, groups of the loss, groups of BatchNorm, colour
+# Of `variant=released_code`: epochs, the rate, groups of the loss, groups of BatchNorm, color
 # jitter or none, blur.
 JITTER = (0.4, 0.4, 0.4, 0.1)
 RELEASED = {

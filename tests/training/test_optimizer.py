@@ -49,12 +49,12 @@ def test_sgd_is_pytorchs():
     config = with_argument(
         default(), "base_lr=0.1,lr_batch=0,epochs=1000000,weight_decay=0.01,momentum=0.9"
     )
-    optimiser = optimizer.sgd(config, 1)
+    sgd = optimizer.sgd(config, 1)
     params = jnp.array([1.0, -2.0])
-    state = optimiser.init(params)
+    state = sgd.init(params)
     expected, buffer = np.array([1.0, -2.0]), np.zeros(2)
     for gradient in (np.array([0.3, 0.1]), np.array([-0.2, 0.4]), np.array([0.0, 1.0])):
-        updates, state = optimiser.update(jnp.asarray(gradient, jnp.float32), state, params)
+        updates, state = sgd.update(jnp.asarray(gradient, jnp.float32), state, params)
         params = optax.apply_updates(params, updates)
         buffer = 0.9 * buffer + gradient + 0.01 * expected
         expected = expected - 0.1 * buffer

@@ -49,7 +49,7 @@ def traces(path):
 @pytest.mark.slow
 def test_the_share_is_that_of_the_watched_steps_alone(tmp_path, monkeypatch):
     (told,) = run(tmp_path, monkeypatch, steps=5, total=40, evaluated=12)
-    assert told.startswith("profile of 5 steps: 4000.0 ms a step, 75.0 % of it waiting for input")
+    assert told.startswith("profile of 5 steps: 4000.0 ms per step, 75.0 % of it waiting for input")
     assert str(tmp_path / "profile") in told and "\n" not in told
     assert traces(tmp_path / "profile") >= {"xplane.pb"}
 
@@ -60,7 +60,7 @@ def test_a_run_that_is_too_short_says_so_and_profiles_what_there_is(tmp_path, mo
         assert told.startswith(f"--profile=5: the run ended after {total} steps")
     first, second = run(tmp_path, monkeypatch, steps=5, total=profiler.WARM_UP_STEPS + 2)
     assert "ended after 12 steps" in first
-    assert second.startswith("profile of 2 steps: 4000.0 ms a step, 75.0 %")
+    assert second.startswith("profile of 2 steps: 4000.0 ms per step, 75.0 %")
 
 
 def test_nothing_is_traced_or_said_without_a_profile_or_after_an_error(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_a_profiled_run_leaves_a_trace_and_says_how_long_it_waited(tmp_path, cap
     assert train.main([*flags, "--profile=3"]) == 0
     told = capsys.readouterr().out
     found = re.findall(
-        r"profile of 3 steps: ([\d.]+) ms a step, ([\d.]+) % of it waiting for input", told
+        r"profile of 3 steps: ([\d.]+) ms per step, ([\d.]+) % of it waiting for input", told
     )
     assert len(found) == 1 and float(found[0][0]) > 0 and 0 <= float(found[0][1]) <= 100
     assert traces(workdir / "profile") >= {"xplane.pb", "trace.json.gz"}

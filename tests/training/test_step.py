@@ -110,7 +110,7 @@ def test_groups_are_devices_that_exchange_nothing_but_gradients(loss):
     mesh = mesh_lib.make_mesh(jax.devices()[:4])
     model = model_lib.build(config, config.num_classes)
     per_epoch = config_lib.steps_per_epoch(config)
-    optimiser = optimizer.sgd(config, per_epoch)
+    sgd = optimizer.sgd(config, per_epoch)
     state = state_lib.create(config, mesh)
     views = 2 if loss == "scl" else 1
     preprocess = augment.make_augment(config)
@@ -141,7 +141,7 @@ def test_groups_are_devices_that_exchange_nothing_but_gradients(loss):
     values = []
     for batch in loader.open_loader(splits.train, config, mesh).batches(0, 3):
         slopes, value, stats = gradients(state, batch)
-        updates, opt_state = optimiser.update(slopes, state.opt_state, state.params)
+        updates, opt_state = sgd.update(slopes, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         state = state._replace(
             step=state.step + 1, params=params, batch_stats=stats, opt_state=opt_state
