@@ -86,10 +86,13 @@ def _stages(config):
         jitter = functools.partial(color_jitter, strengths=strengths)
         stages.append(_maybe(config.jitter_probability, 8, jitter))
     if has_color:
-        gray = lambda uniforms, image: jnp.broadcast_to(luma(image), image.shape)  # noqa: E731
-        stages.append(_maybe(config.grayscale_probability, 0, gray))
+        stages.append(_maybe(config.grayscale_probability, 0, _grayscale))
     stages.append(_maybe(config.blur_probability, 1, random_blur))
     return [stage for stage in stages if stage]
+
+
+def _grayscale(uniforms, image):
+    return jnp.broadcast_to(luma(image), image.shape)
 
 
 def _maybe(probability, count, stage):

@@ -140,7 +140,8 @@ def forward(model: Model, variables: dict, images: jax.Array, train: bool) -> tu
 def output_dim(model: Model, image_shape: tuple[int, int, int]) -> int:
     """Return d, the dimension of a model's `projections` for images (height, width, channels)."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    make = lambda images: model.init_with_output(  # noqa: E731
-        {"params": jax.random.key(0)}, images, train=False
-    )[0]
-    return jax.eval_shape(make, images).projections.shape[-1]
+
+    def outputs(images):
+        return model.init_with_output({"params": jax.random.key(0)}, images, train=False)[0]
+
+    return jax.eval_shape(outputs, images).projections.shape[-1]
