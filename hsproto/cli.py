@@ -129,9 +129,26 @@ class Parser(argparse.ArgumentParser):
         return args, load_config(args.config, overrides)
 
 
+def local_path(text: str) -> str:
+    """Return a path of the command line with `~` expanded, as the type of an argument.
+
+    A remote location is refused: taken as a path it would make a local folder of that name, and a
+    run would look kept where it is not.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is a remote location, which cannot be read or written directly: mount it, "
+            "and give the folder"
+        )
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text!r} names the home of an unknown user")
+    return path
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that select a run and one of its states."""
-    parser.add_argument("--workdir", required=True, help="the workdir of a run")
+    parser.add_argument("--workdir", type=local_path, required=True, help="the workdir of a run")
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
 
 

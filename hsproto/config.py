@@ -167,11 +167,14 @@ def argument_value(argument: str | None, key: str, default: Any) -> Any:
 
 
 def _items(argument):
-    items = []
+    items, keys = [], set()
     for item in filter(None, (argument or "").split(",")):
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"config argument {item!r} is not of the form key=value")
+        if key in keys:
+            raise UserError(f"config argument gives {key} twice: {argument!r}")
+        keys.add(key)
         items.append((key, text))
     return items
 

@@ -48,9 +48,13 @@ def nearest(
 
 def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto predict")
-    parser.add_argument("--workdir", required=True, help="the workdir of a finished run")
+    parser.add_argument(
+        "--workdir", type=cli.local_path, required=True, help="the workdir of a finished run"
+    )
     parser.add_argument("--top", type=int, default=3, help="classes to print (default 3)")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files")
+    parser.add_argument(
+        "images", type=cli.local_path, nargs="+", metavar="IMAGE", help="image files"
+    )
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error(f"--top={args.top} must be at least 1")

@@ -53,8 +53,16 @@ def markdown(summaries):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="hsproto report")
-    parser.add_argument("workdirs", nargs="+", metavar="DIR", help="a workdir, or a folder of some")
-    parser.add_argument("--out", required=True, help="folder for the page, tables and pictures")
+    parser.add_argument(
+        "workdirs",
+        type=cli.local_path,
+        nargs="+",
+        metavar="DIR",
+        help="a workdir, or a folder of some",
+    )
+    parser.add_argument(
+        "--out", type=cli.local_path, required=True, help="folder for the page, tables and pictures"
+    )
     args = parser.parse_args(argv)
     for path in args.workdirs:
         if not os.path.isdir(path):

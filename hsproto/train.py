@@ -186,7 +186,10 @@ def main(argv: list[str]) -> int:
     """Run `hsproto train` and return its exit status."""
     parser = cli.Parser(__doc__, prog="hsproto train")
     parser.add_argument(
-        "--workdir", required=True, help="the run's folder; if it holds a run, resume it"
+        "--workdir",
+        type=cli.local_path,
+        required=True,
+        help="the run's folder; if it holds a run, resume it",
     )
     parser.add_argument(
         "--profile", type=_positive_integer, nargs="?", const=20, default=0, metavar="STEPS",

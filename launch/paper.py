@@ -270,11 +270,12 @@ def arguments(args, cell, line):
 
 def location(args, recipe, cell):
     """Return the --config of a cell."""
-    items = [*map("=".join, cell.items()), *filter(None, [args.set])]
+    # Of --set and the cell the former counts, and a config takes no key twice.
+    items = cell | dict(item.split("=", 1) for item in args.set.split(",") if "=" in item)
     if args.data_dir and not recipe.endswith("digits"):
         whole = "/whole" if recipe == "small_longtail" else ""
-        items.append(f"data_dir={args.data_dir}{whole}")
-    return f"configs/{recipe}.py:{','.join(items)}"
+        items["data_dir"] = f"{args.data_dir}{whole}"
+    return f"configs/{recipe}.py:{','.join(map('='.join, items.items()))}"
 
 
 def measuring_job(python, command, workdir):

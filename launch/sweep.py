@@ -33,11 +33,19 @@ from jobs import (
 
 def cells(grid, seeds):
     """Return {name: [key=value, ...]} for all cells, seeds innermost."""
-    axes = []
+    axes, keys = [], set()
     for item in grid:
         key, equals, values = item.partition("=")
         if not equals or not values:
             raise SystemExit(usage(f"--grid {item!r} is not of the form key=value,value"))
+        if key == "seed":
+            raise SystemExit(usage(f"--grid {item!r}: seeds 0..N-1 are --seeds=N"))
+        if key in keys:
+            raise SystemExit(usage(f"--grid gives {key} twice"))
+        # A cell names a folder of --out.
+        if not key.isidentifier() or ".." in values.split("/"):
+            raise SystemExit(usage(f"--grid {item!r} must be a config key and its values"))
+        keys.add(key)
         axes.append([f"{key}={value}" for value in values.split(",")])
     axes.append([f"seed={seed}" for seed in range(seeds)])
     return {",".join(cell): cell for cell in itertools.product(*axes)}

@@ -1,5 +1,7 @@
 """The configuration: typed arguments, refused mistakes, a round trip through JSON."""
 
+import argparse
+
 import pytest
 from small_runs import ROOT
 
@@ -132,3 +134,19 @@ def test_unknown_flags_and_missing_ones_are_user_errors():
     for argv in (["--workdir=x"], ["--config=configs/digits.py", "--wrkdir=x"]):
         with pytest.raises(UserError, match="see test --help"):
             cli.Parser("doc", prog="test").parse_with_config(argv)
+
+
+def test_a_key_twice_is_refused():
+    with pytest.raises(UserError, match="gives loss twice"):
+        config_lib.with_argument(config_lib.default(), "loss=nonl,epochs=3,loss=ntce")
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/run", "s3://bucket/run", "~nobody-of-this-name/run"])
+def test_a_workdir_that_would_become_a_local_folder_by_mistake_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="remote location|unknown user"):
+        cli.local_path(text)
+
+
+def test_the_home_folder_is_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert cli.local_path("~/runs/digits") == "/home/somebody/runs/digits"

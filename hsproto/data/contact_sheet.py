@@ -70,7 +70,9 @@ def contact_sheet(
 
 def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto augment")
-    parser.add_argument("--out", required=True, help="the picture to write, e.g. sheet.png")
+    parser.add_argument(
+        "--out", type=cli.local_path, required=True, help="the picture to write, e.g. sheet.png"
+    )
     args, config = parser.parse_with_config(argv)
     contact_sheet(config, args.out)
     print(os.path.abspath(args.out))

@@ -171,7 +171,9 @@ def _check_same(path, settings):
 
 def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto corruptions")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--out", type=cli.local_path, required=True, metavar="DIR", help="the folder to write"
+    )
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: all 15")
     parser.add_argument("--images", type=int, default=0, help="evenly spread; default: all")
     parser.add_argument("--seed", type=int, default=0)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from hsproto import cli
 from hsproto.data import arrays
 from hsproto.data.decode import center_square
 from hsproto.data.folder import FolderSource, class_folders, folder_source
@@ -293,7 +294,13 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
 
 def main(argv: list[str]) -> int:
     parser = command.make_parser(__doc__, "robustness")
-    parser.add_argument("--corrupted", required=True, metavar="DIR", help="the corrupted images")
+    parser.add_argument(
+        "--corrupted",
+        type=cli.local_path,
+        required=True,
+        metavar="DIR",
+        help="the corrupted images",
+    )
     parser.add_argument("--layout", choices=("auto", "npy", "folder"), default="auto")
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: the 15 standard ones")
     return command.run("robustness", parser.parse_args(argv), measure)

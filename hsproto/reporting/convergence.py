@@ -248,8 +248,19 @@ def _read(workdir):
 
 def main(argv):
     parser = cli.Parser(__doc__, prog="hsproto convergence")
-    parser.add_argument("workdirs", nargs="+", metavar="RUN", help="the workdir of a finished run")
-    parser.add_argument("--baseline", metavar="RUN", help="a finished run, e.g. of cross_entropy")
+    parser.add_argument(
+        "workdirs",
+        type=cli.local_path,
+        nargs="+",
+        metavar="RUN",
+        help="the workdir of a finished run",
+    )
+    parser.add_argument(
+        "--baseline",
+        type=cli.local_path,
+        metavar="RUN",
+        help="a finished run, e.g. of cross_entropy",
+    )
     parser.add_argument(
         "--decay", type=float, default=DECAY, help="weight of the mean so far; default: %(default)s"
     )
@@ -259,7 +270,9 @@ def main(argv):
         default=TOLERANCE,
         help="share of the threshold; default: %(default)s",
     )
-    parser.add_argument("--out", metavar="DIR", help="folder for convergence.json and .csv")
+    parser.add_argument(
+        "--out", type=cli.local_path, metavar="DIR", help="folder for convergence.json and .csv"
+    )
     args = parser.parse_args(argv)
     for key in ("decay", "tolerance"):
         if not 0 <= getattr(args, key) < 1:

@@ -10,9 +10,15 @@ SMALL = "width=12,epochs=3,eval_every_epochs=1,checkpoint_every_epochs=0.25,log_
 SMALL += ",batch_size=64,eval_batch_size=240,warmup_epochs=1"
 
 
+def merged(*arguments):
+    """Config arguments as one, in which the last value of a key counts."""
+    items = [item for item in ",".join(arguments).split(",") if item]
+    return ",".join("=".join(pair) for pair in dict(i.split("=", 1) for i in items).items())
+
+
 def tiny(recipe="digits", argument=""):
     """A recipe shrunk to seconds, as the command line names it."""
-    return f"{ROOT}/configs/{recipe}.py:{SMALL},{argument}"
+    return f"{ROOT}/configs/{recipe}.py:{merged(SMALL, argument)}"
 
 
 def tiny_config(recipe="digits", argument=""):
@@ -22,8 +28,7 @@ def tiny_config(recipe="digits", argument=""):
 def recipe(name, more=""):
     """The config of `NAME` or `NAME:key=value,...`, with more of these."""
     stem, _, argument = name.partition(":")
-    argument = ",".join(filter(None, (argument, more)))
-    return load_config(f"{ROOT}/configs/{stem}.py:{argument}")
+    return load_config(f"{ROOT}/configs/{stem}.py:{merged(argument, more)}")
 
 
 def outcome(workdir):

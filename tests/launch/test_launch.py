@@ -11,7 +11,7 @@ import time
 
 import pytest
 from launchers import launch, stand_in
-from small_runs import ROOT, SMALL
+from small_runs import ROOT, SMALL, merged
 
 SHELL = ["launch/gpu.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch", ".ci/run"]
 
@@ -212,6 +212,14 @@ echo '{summary}' > "$dir/summary.json\""""
     assert len(calls) == 5, "only the cell that failed is run again"
     done, _ = launch(tmp_path, "sweep.py", "--config=a.py:x=2", *flags[1:])
     assert done.returncode == 2 and "another --config" in done.stderr
+    for more, message in (
+        (["--grid", "loss=ntce"], "gives loss twice"),
+        (["--grid", "seed=1,2"], "--seeds=N"),
+        (["--grid", "../../x=1"], "must be a config key"),
+        (["--grid", "x=../../y"], "must be a config key"),
+    ):
+        done, _ = launch(tmp_path, "sweep.py", *flags, *more)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
     done, _ = launch(tmp_path, "sweep.py", *flags, "--grid", "loss")
     assert done.returncode == 2 and "not of the form" in done.stderr
 
@@ -238,7 +246,7 @@ def test_a_stopped_sweep_lets_its_cells_save_and_begins_no_other(tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_of_real_runs(tmp_path, child_environment):
-    config = f"--config={ROOT}/configs/digits.py:{SMALL},epochs=1,warmup_epochs=0"
+    config = f"--config={ROOT}/configs/digits.py:{merged(SMALL, 'epochs=1,warmup_epochs=0')}"
     done, _ = launch(
         tmp_path, "sweep.py", config, f"--out={tmp_path}",
         **child_environment | {"PYTHON": sys.executable},
