@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hsproto.errors import UserError
-from hsproto.methods import ENCODER_LOSSES, LOSSES, QUEUE_LOSSES, SOFTMAX_LOSSES
+from hsproto.methods import ENCODER_LOSSES, LOSSES, METHODS, QUEUE_LOSSES, SOFTMAX_LOSSES
 
 # Sources of whole pictures of any size, which can be cropped on the host.
 PICTURE_SOURCES = ("folder", "tfds")
@@ -350,6 +350,13 @@ def _check_loss(config):
         raise UserError(
             "config key balanced_lengths=True needs loss='dot_regression'; "
             f"got loss={config.loss!r}"
+        )
+    images = config.batch_size // config.loss_groups
+    if METHODS[config.loss].instances and images < 2 and not config.queue_size:
+        raise UserError(
+            f"config key loss={config.loss!r} takes its negatives from the batch, and "
+            f"batch_size={config.batch_size}, loss_groups={config.loss_groups} leave each image "
+            "without any: use at least 2 images per group"
         )
     if not config.logit_adjustment:
         return

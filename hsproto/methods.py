@@ -17,6 +17,7 @@ class Method:
         softmax: Whether it is a softmax over classes, whose logits can be adjusted by the class
             frequencies.
         queue: Whether it can use a queue of past embeddings.
+        instances: Whether its negatives are other images of the batch.
         temperature: Whether it has a temperature.
         paper_temperature: Whether the paper's protocol states its temperature.
     """
@@ -28,6 +29,7 @@ class Method:
     encoder: bool = False
     softmax: bool = False
     queue: bool = False
+    instances: bool = False
     temperature: bool = True
     paper_temperature: bool = False
 
@@ -36,6 +38,7 @@ HEADS = ("prototypes", "etf", "linear", "none")
 # Losses on the sphere have no bias for a linear head. Dot regression has fixed prototypes alone:
 # learnable ones would solve it by their length going to zero.
 _ON_SPHERE = ("prototypes", "etf")
+_INSTANCES = {"queue": True, "instances": True}
 
 # In the paper's order, then those that the paper does not compare.
 METHODS = {
@@ -46,11 +49,17 @@ METHODS = {
     "normface": Method(
         "NormFace", "#56b4e9", "s", _ON_SPHERE, softmax=True, paper_temperature=True
     ),
-    "ntce": Method("NTCE", "#e69f00", "^", _ON_SPHERE, queue=True, paper_temperature=True),
-    "nonl": Method("NONL", "#d55e00", "D", _ON_SPHERE, queue=True, paper_temperature=True),
+    "ntce": Method(
+        "NTCE", "#e69f00", "^", _ON_SPHERE, queue=True, instances=True, paper_temperature=True
+    ),
+    "nonl": Method(
+        "NONL", "#d55e00", "D", _ON_SPHERE, queue=True, instances=True, paper_temperature=True
+    ),
     "decoupled_normface": Method("decoupled NormFace", "#009e73", "P", _ON_SPHERE),
-    "scl": Method("SCL", "#0072b2", "v", ("none",), encoder=True, queue=True),
-    "prototype_softmax": Method("prototype softmax", "#cc79a7", "*", ("none",), encoder=True),
+    "scl": Method("SCL", "#0072b2", "v", ("none",), encoder=True, **_INSTANCES),
+    "prototype_softmax": Method(
+        "prototype softmax", "#cc79a7", "*", ("none",), encoder=True, instances=True
+    ),
 }
 
 LOSSES = tuple(METHODS)

@@ -150,3 +150,13 @@ def test_a_workdir_that_would_become_a_local_folder_by_mistake_is_refused(text):
 def test_the_home_folder_is_expanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert cli.local_path("~/runs/digits") == "/home/somebody/runs/digits"
+
+
+@pytest.mark.parametrize("loss", ["ntce", "nonl", "scl", "prototype_softmax"])
+def test_a_loss_without_any_negative_is_refused(loss):
+    for argument in ("batch_size=1", "batch_size=8,loss_groups=8"):
+        config = config_lib.with_argument(config_lib.default(), f"loss={loss},{argument}")
+        with pytest.raises(UserError, match="leave each image without any"):
+            config_lib.validate(config)
+    config.loss = "normface"
+    config_lib.validate(config)

@@ -43,6 +43,11 @@ def read_splits(spec: DataSpec) -> Splits:
     for name, source in zip(splits._fields, splits, strict=True):
         if len(source) == 0:
             raise UserError(f"the {name} split of {spec.dataset!r} holds no image")
+    names = splits.train.class_names
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise UserError(
+            f"{spec.dataset!r} has several classes of the name {repeated[0]!r}: rename all but one"
+        )
     if spec.class_list:
         splits = Splits(*(class_lists.select(split, spec.class_list) for split in splits))
     if spec.class_groups:
@@ -73,6 +78,11 @@ def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
     for key, value in counts.items():
         if config[key] not in (0, value):
             raise UserError(f"config key {key}={config[key]}, but the training data have {value}")
+    if config.batch_size > len(splits.train):
+        raise UserError(
+            f"config key batch_size={config.batch_size} is larger than the training set of "
+            f"{len(splits.train)} images: take a smaller one"
+        )
     config = config.copy_and_resolve_references()
     config.update(counts)
     config.mean, config.std = source_lib.normalization(config)

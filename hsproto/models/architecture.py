@@ -73,6 +73,11 @@ def validate(config: Any, num_classes: int | None = None) -> None:
         return
     if num_classes < 2:
         raise UserError(f"the data hold {num_classes} class(es): at least 2 are needed")
+    if output_dim(config) == 1 and num_classes > 2 and config.loss != "cross_entropy":
+        raise UserError(
+            f"features of one dimension have two directions, too few for {num_classes} classes: "
+            "use a larger embedding_dim, projection_dim or width"
+        )
     if (config.head or allowed[0]) == "etf" and feature_dim(config) < num_classes - 1:
         raise UserError(
             f"head='etf' for num_classes={num_classes} needs features of at least "

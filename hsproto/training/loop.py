@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
@@ -41,6 +42,10 @@ class Collaborators:
     profile: Profile
 
 
+def _is_finite(tree):
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 class TrainingLoop:
     """The loop over steps. The metrics of a step are read while the next one runs."""
 
@@ -52,6 +57,7 @@ class TrainingLoop:
         if config.logit_adjustment:
             log_prior = objective.log_prior(long_tail.class_counts(using.loader.source))
         self._step = make_train_step(config, mesh, log_prior)
+        self._is_finite = jax.jit(_is_finite)
         per_epoch = config_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))
@@ -83,9 +89,10 @@ class TrainingLoop:
             evaluating = self._evaluates(step) and (last or not stopping)
             saving = step % self._save_every == 0 or last or stopping
             if evaluating or saving:
-                # A state is evaluated or saved only once its own loss is known to be finite.
+                # A state is evaluated or saved only once it and its loss are known to be finite.
                 self._read(*unread)
                 unread = None
+                self._check_finite(state, step)
                 self.progress.pause()
                 profile.pause(state)
                 # Saved first: an evaluation may fail, or be cut short.
@@ -119,6 +126,16 @@ class TrainingLoop:
         if step % self._config.log_every == 0 or step == self.total:
             self._using.metrics.write(step, metrics)
         self.progress.step(step, metrics["loss"])
+
+    def _check_finite(self, state, step):
+        """Raise NonFiniteLoss if a step with a finite loss has made parameters that are not."""
+        if not self._is_finite(state.variables):
+            saved = self._last_saved()
+            raise NonFiniteLoss(
+                f"step {step} made parameters that are not finite; training stopped. Last good "
+                f"checkpoint: {f'step {saved}' if saved else 'none yet'}. A lower base_lr, a "
+                "higher temperature or a warm-up usually helps"
+            )
 
     def _evaluate_and_log(self, state, step):
         evaluation = self._evaluate(state, step)

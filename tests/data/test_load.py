@@ -73,6 +73,13 @@ def assert_refused(config, *words):
         assert str(word) in message
 
 
+def test_class_names_that_are_not_unique_are_refused(tmp_path):
+    arrays = make_arrays()
+    arrays["class_names"] = np.array([CLASSES[0], *CLASSES[:-1]])
+    write_npz(tmp_path, **arrays)
+    assert_refused(make_config("arrays", tmp_path), "several classes", CLASSES[0])
+
+
 def test_a_spec_has_the_values_of_a_config_and_the_side_of_what_is_loaded():
     spec = data_spec(make_config("folder", "there", load_size=16))
     assert (spec.source, spec.dataset, spec.data_dir) == ("folder", "tiny", "there")

@@ -141,6 +141,44 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch):
     assert outcome(tmp_path / "failed") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("batch_size=4096", "larger than the training set of 1437 images"),
+        ("embedding=signed,embedding_dim=1", "one dimension"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_it_claims_the_workdir(
+    tmp_path, argument, message
+):
+    with pytest.raises(UserError, match=message):
+        train.train(tiny_config(argument=argument), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_that_are_not_finite_are_neither_saved_nor_evaluated(tmp_path, monkeypatch):
+    """The last update made them so, with a finite loss before it."""
+    make = loop.make_train_step
+
+    def overflowing(config, mesh, log_prior):
+        step, total = make(config, mesh, log_prior), config_lib.total_steps(config)
+
+        def wrapped(state, batch):
+            state, metrics = step(state, batch)
+            if int(state.step) == total:
+                state = state._replace(params=jax.tree.map(lambda x: x * jnp.inf, state.params))
+            return state, metrics
+
+        return wrapped
+
+    monkeypatch.setattr(loop, "make_train_step", overflowing)
+    with pytest.raises(loop.NonFiniteLoss, match="parameters that are not finite"):
+        train.train(tiny_config(argument="checkpoint_every_epochs=1"), tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    _, state, _ = trained.load_state(tmp_path, mesh_lib.make_mesh())
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.params))
+
+
 def start(arguments, environment):
     return subprocess.Popen(
         [sys.executable, "-m", "hsproto.train", *arguments],
