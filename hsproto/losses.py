@@ -32,6 +32,10 @@ Soft labels
     Number of classes handled at a time, with recomputation in the backward pass: memory is
     O(B·class_block) instead of O(B·K). None: all at once.
 
+`queue`
+    Features and labels of further instances, which are compared with the anchors but are no anchors
+    themselves. Negative labels count as masked.
+
 `axis_name`
     The mapped axis (or axes) over which the batch is split, inside `jax.shard_map` or `jax.pmap`.
     Values are those of the whole batch on one device. So are gradients, under `jax.grad` around
@@ -154,8 +158,7 @@ def normface(
 
     Args:
         features: floating [B, D], of any length; normalized here.
-        prototypes: floating [K, D], of any length; normalized here. A zero row has cosine 0
-            with everything and the gradient of a row of length 1, so that it trains.
+        prototypes: floating [K, D], of any length; normalized here.
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
@@ -211,8 +214,7 @@ def decoupled_normface(
 
     Args:
         features: floating [B, D], of any length; normalized here.
-        prototypes: floating [K, D], of any length; normalized here. A zero row has cosine 0
-            with everything and the gradient of a row of length 1, so that it trains.
+        prototypes: floating [K, D], of any length; normalized here.
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
@@ -276,15 +278,13 @@ def ntce(
 
     Args:
         features: floating [B, D], of any length; normalized here.
-        prototypes: floating [K, D], of any length; normalized here. A zero row has cosine 0
-            with everything and the gradient of a row of length 1, so that it trains.
+        prototypes: floating [K, D], of any length; normalized here.
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
-        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module).
-        queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
-            those of the batch but not anchors; negative labels count as masked. Their labels may be
-            soft if those of the batch are. With `axis_name` each device passes its own.
+        axis_name: Mapped axis (or axes) of the batch, or None.
+        queue: None, or (features [Q, D], labels [Q]) of further negatives; labels may be soft if
+            those of the batch are. With `axis_name` each device passes its own.
         class_block: Number of classes handled at a time; None: all.
 
     Returns:
@@ -333,20 +333,18 @@ def nonl(
 
         loss_i = Σ_c Y_ic (-S_ic/t + log Σ_j (1 - Y_jc) exp(S_jc/t))
 
-    At a simplex ETF with n rows per class
-    and u_i = w_y it equals log(n(K-1)) - a, where a = K/((K-1)t); it may be negative.
+    At a simplex ETF with n rows per class and u_i = w_y it equals log(n(K-1)) - a, where
+    a = K/((K-1)t); it may be negative.
 
     Args:
         features: floating [B, D], of any length; normalized here.
-        prototypes: floating [K, D], of any length; normalized here. A zero row has cosine 0
-            with everything and the gradient of a row of length 1, so that it trains.
+        prototypes: floating [K, D], of any length; normalized here.
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
-        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module).
-        queue: None, or (features [Q, D], labels [Q]) of further instances, which are negatives like
-            those of the batch but not anchors; negative labels count as masked. Their labels may be
-            soft if those of the batch are. With `axis_name` each device passes its own.
+        axis_name: Mapped axis (or axes) of the batch, or None.
+        queue: None, or (features [Q, D], labels [Q]) of further negatives; labels may be soft if
+            those of the batch are. With `axis_name` each device passes its own.
         class_block: Number of classes handled at a time; None: all.
 
     Returns:
@@ -399,13 +397,12 @@ def scl(
             masked. Larger ones are refused where they are known (NumPy, lists), or else masked.
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
-        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module). The
-            features of all devices are gathered.
-        block_size: Number of anchors handled at a time, with recomputation in the backward pass:
-            memory is O(B·block_size) instead of O(B²). None: all at once.
-        queue: None, or (features [Q, D], labels [Q]) of further keys, which are positives and
-            negatives like those of the batch but not anchors; negative labels count as masked.
-            With `axis_name` every device passes the whole queue.
+        axis_name: Mapped axis (or axes) of the batch, or None. The features of all devices are
+            gathered.
+        block_size: Number of anchors handled at a time, as `class_block`: memory is
+            O(B·block_size) instead of O(B²). None: all.
+        queue: None, or (features [Q, D], labels [Q]) of further positives and negatives. With
+            `axis_name` every device passes the whole queue.
 
     Returns:
         One value per anchor and a validity mask; a row that counts is valid if the batch (of all
@@ -467,8 +464,8 @@ def prototype_softmax(
         num_classes: Number of classes, K.
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
-        axis_name: Mapped axis (or axes) of the batch, or None (see the head of this module). K
-            class sums are exchanged, never features.
+        axis_name: Mapped axis (or axes) of the batch, or None. K class sums are exchanged, never
+            features.
 
     Returns:
         One value per anchor and a validity mask; a row that counts is valid if the batch (of all
