@@ -50,6 +50,7 @@ def checked(
     *,
     soft: bool = False,
 ) -> Batch:
+    """Check the arguments of a loss with prototypes; `soft` allows soft labels."""
     features = numerics.check_features("features", features)
     rows, dims = features.shape
     prototypes = numerics.check_features("prototypes", prototypes, dims)
@@ -68,6 +69,7 @@ def checked(
 
 
 def check_block(name: str, size: int | None) -> None:
+    """Raise ValueError unless `size` is None or a positive integer."""
     if size is not None and (not numerics.is_integer(size) or size < 1):
         raise ValueError(f"{name} must be None or a positive integer; got {size!r}")
 

@@ -15,6 +15,7 @@ from hsproto.core import numerics
 
 
 def traced(*arrays: object) -> bool:
+    """Return whether one of the arrays is known only under a transformation."""
     return any(isinstance(array, Tracer) for array in arrays)
 
 
@@ -28,6 +29,7 @@ def class_sharding(features: jax.Array) -> NamedSharding | None:
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def count(labels, where, num_classes, sharding):
+    """Number of rows that count of each class, int32 [K]."""
     keep = numerics.row_mask(labels, num_classes, where)
     counts = jax.ops.segment_sum(
         keep.astype(jnp.int32), jnp.where(keep, labels, num_classes), num_classes

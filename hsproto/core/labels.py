@@ -48,6 +48,7 @@ def ranks(labels: jax.Array) -> jax.Array:
 
 
 def own_class(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Bool [rows, K]: which class is the row's own."""
     return labels[:, None] == jnp.arange(num_classes, dtype=jnp.int32)[None, :]
 
 

@@ -11,6 +11,7 @@ from hsproto.core import class_stats, numerics, spectra
 
 
 def measure(features, labels, where, prototypes, bias, groups, widths, sharding, num_classes):
+    """All measures of `geometry.neural_collapse`; `groups`, `widths`: `spectra.plan_classes`."""
     # Compiled in parts: the part between classes is reused for any number of rows.
     empty = class_stats.init(num_classes, jnp.shape(features)[1])
     to_size = Partial(_to_size, _exponent(features, labels, where, num_classes))

@@ -97,4 +97,5 @@ class PerAnchor:
 
 
 def per_anchor(values: jax.Array, valid: jax.Array) -> PerAnchor:
+    """`PerAnchor` with zeros where not valid, whatever `values` hold there."""
     return PerAnchor(jnp.where(valid, values, 0.0), valid)
