@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from hsproto.core import class_stats, numerics
 from hsproto.core.class_stats import ClassStats
+from hsproto.core.meshes import on_any_mesh
 
 __all__ = ["finish", "fit", "init", "logits", "merge", "predict", "update"]
 
@@ -41,7 +42,7 @@ def init(num_classes: int, dim: int, dtype: Any = jnp.float32) -> ClassStats:
     return class_stats.init(num_classes, dim, dtype)
 
 
-@numerics.on_any_mesh()
+@on_any_mesh()
 def update(
     accumulator: ClassStats,
     features: ArrayLike,
@@ -73,7 +74,7 @@ def finish(accumulator: ClassStats) -> jax.Array:
     return jnp.where(jnp.all(jnp.isfinite(directions), axis=1, keepdims=True), directions, 0.0)
 
 
-@numerics.on_any_mesh()
+@on_any_mesh()
 def fit(
     features: ArrayLike,
     labels: ArrayLike,
@@ -116,7 +117,7 @@ def fit(
     return finish(update(init(num_classes, features.shape[1]), features, labels, where))
 
 
-@numerics.on_any_mesh("features", "prototypes")
+@on_any_mesh("features", "prototypes")
 def logits(
     features: ArrayLike, prototypes: ArrayLike, *, temperature: ArrayLike = 1.0
 ) -> jax.Array:
@@ -157,7 +158,7 @@ def logits(
     return jnp.where(usable[None, :], cosines, -jnp.inf)
 
 
-@numerics.on_any_mesh("features")
+@on_any_mesh("features")
 def predict(features: ArrayLike, prototypes: ArrayLike) -> jax.Array:
     """Return the class whose prototype is nearest in angle.
 

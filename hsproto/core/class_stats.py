@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from hsproto.core import numerics
+from hsproto.core.meshes import on_any_mesh
 
 # Squared spread, relative to squared size, that rounding alone gives a class of equal rows; less
 # counts as no spread. 16 units in the last place are far above what the corrected means leave
@@ -183,7 +184,7 @@ def centred(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.where(noise, 0.0, rest), mean
 
 
-@numerics.on_any_mesh()
+@on_any_mesh()
 def class_means(
     features: ArrayLike,
     labels: ArrayLike,

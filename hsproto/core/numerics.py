@@ -1,83 +1,20 @@
 """Shared by losses and geometry: directions, exact matrix products, row masks, checks."""
 
-import functools
 import numbers
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeGuard, TypeVar
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 
-
-def on_any_mesh(
-    *dims: str | None,
-) -> Callable[[Callable[_Arguments, _Result]], Callable[_Arguments, _Result]]:
-    """Decorate a function written for Auto mesh axes so that it also accepts Explicit ones.
-
-    Where an argument is sharded over Explicit axes, the function runs with these axes set to Auto,
-    and its result gets the sharding given by `dims`; anywhere else it is called as it is.
-
-    Args:
-        *dims: For each axis of the results, the argument whose rows it holds (its first axis), or
-            None for an axis that is not sharded. Missing axes are not sharded.
-    """
-
-    def decorate(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-        names = function.__code__.co_varnames  # type: ignore[attr-defined]
-
-        @functools.wraps(function)
-        def on_auto_axes(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
-            named = dict(zip(names, args, strict=False)) | kwargs
-            leaves, tree = jax.tree.flatten(named)
-            leaves = [_jax_array(x) for x in leaves]
-            arrays = {i: x for i, x in enumerate(leaves) if isinstance(x, jax.Array)}
-            meshes = [jax.typeof(x).sharding.mesh for x in arrays.values()]
-            mesh = next((mesh for mesh in meshes if _explicit(mesh)), None)
-            if mesh is None:
-                return function(*args, **kwargs)
-
-            def run(arrays: dict[int, jax.Array]) -> _Result:
-                filled = [arrays.get(i, x) for i, x in enumerate(leaves)]
-                return function(**jax.tree.unflatten(tree, filled))  # type: ignore[call-arg]
-
-            spec: list[Any] = []
-            for dim in dims:
-                axes = _axes_of_rows(named.get(dim)) if dim is not None else None
-                spec.append(axes if axes not in spec else None)
-            out = NamedSharding(mesh, PartitionSpec(*spec))
-            run_auto: Any = jax.sharding.auto_axes(run, axes=_explicit(mesh), out_sharding=out)
-            return run_auto(arrays)
-
-        return on_auto_axes
-
-    return decorate
-
-
-def _jax_array(value: Any) -> Any:
+def jax_array(value: Any) -> Any:
     """`value`, or the JAX array that it says it is, as `flax.nnx.Param` does."""
     if isinstance(value, jax.Array) or not hasattr(value, "__jax_array__"):
         return value
     return value.__jax_array__()
-
-
-def _explicit(mesh: jax.sharding.AbstractMesh) -> tuple[str, ...]:
-    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return tuple(name for name, kind in types if kind == AxisType.Explicit)
-
-
-def _axes_of_rows(array: Any) -> Any:
-    """The Explicit mesh axes over which the rows of an array are sharded; None for none."""
-    array = _jax_array(array)
-    if not isinstance(array, jax.Array) or not (spec := jax.typeof(array).sharding.spec):
-        return None
-    return spec[0]
 
 
 def float_dtype(*arrays: ArrayLike) -> Any:
@@ -206,7 +143,7 @@ def as_array(name: str, value: Any) -> jax.Array | np.ndarray:
     Raises:
         ValueError: `value` is none of these.
     """
-    value = _jax_array(value)
+    value = jax_array(value)
     if isinstance(value, jax.Array | np.ndarray):
         return value
     try:
@@ -294,7 +231,7 @@ def check_positive(name: str, value: ArrayLike, dtype: Any = jnp.float32) -> jax
         ValueError: `value` is not a real scalar, or is a Python or NumPy number that is not
             positive and finite.
     """
-    scalar: Any = _jax_array(value)
+    scalar: Any = jax_array(value)
     if isinstance(scalar, bool):
         raise ValueError(f"{name} must be a positive finite number; got {value}")
     if isinstance(scalar, jax.Array):

@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 from hsproto.core import class_stats, numerics
 from hsproto.core.class_stats import ClassStats
+from hsproto.core.meshes import on_any_mesh
 
 # Elements of the rows, or of the Gram matrices, of the classes that are processed at a time.
 CHUNK_ELEMENTS = 1 << 23
@@ -32,7 +33,7 @@ GRAM_ROWS = 1024
 _EPS = float(jnp.finfo(jnp.float32).eps)
 
 
-@numerics.on_any_mesh()
+@on_any_mesh()
 def effective_rank(matrix: ArrayLike) -> jax.Array:
     """Return the effective rank: the number of equal singular values with the same entropy.
 

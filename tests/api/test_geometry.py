@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hsproto import geometry
-from hsproto.core import class_stats, spectra
+from hsproto.core import class_stats, nc_metrics, spectra
 from hsproto.core.simplex import simplex_etf
 
 # Rows per class and dimensions: fewer rows than dimensions, both, more; more classes than
@@ -109,12 +109,12 @@ def test_a_training_set_of_imagenet_takes_little_memory_beside_its_features():
     stats = jax.eval_shape(lambda: class_stats.init(classes, dim))
     square, centre = shape((dim, classes), jnp.float32), shape((dim,), jnp.float32)
     widths, groups = spectra.plan_classes(np.linspace(732, 1300, classes).astype(int), dim)
-    to_size = jax.tree_util.Partial(geometry._to_size, shape((), jnp.int32))
+    to_size = jax.tree_util.Partial(nc_metrics._to_size, shape((), jnp.int32))
     lowered = [
-        geometry._exponent.lower(features, labels, None, classes),
+        nc_metrics._exponent.lower(features, labels, None, classes),
         class_stats._update.lower(stats, features, labels, None, to_size),
         spectra.mean_class_rank.lower(features, labels, None, stats, groups, widths=widths),
-        geometry._of_rows.lower(
+        nc_metrics._of_rows.lower(
             features,
             labels,
             None,

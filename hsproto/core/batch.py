@@ -1,0 +1,108 @@
+"""The checked arguments of a loss: a batch, its prototypes, further instances of a queue."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from hsproto.core import numerics
+from hsproto.core.labels import check_label_range, soft_labels
+from hsproto.core.numerics import l2_normalize, row_mask
+
+# Features and labels of further instances.
+Queue: TypeAlias = tuple[ArrayLike, ArrayLike]
+
+
+class Batch(NamedTuple):
+    """Checked arguments of a loss with prototypes; `labels` are -1, or rows of 0, where masked."""
+
+    features: jax.Array
+    prototypes: jax.Array
+    labels: jax.Array
+    mask: jax.Array
+    class_block: int | None
+
+    @property
+    def num_classes(self) -> int:
+        return self.prototypes.shape[0]
+
+    @property
+    def soft(self) -> bool:
+        return self.labels.ndim == 2
+
+    @property
+    def dtype(self) -> Any:
+        return self.features.dtype
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether classes go block by block; soft labels always do, if only as one block."""
+        return self.soft or (self.class_block is not None and self.class_block < self.num_classes)
+
+
+def checked(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    labels: ArrayLike,
+    where: ArrayLike | None,
+    class_block: int | None = None,
+    *,
+    soft: bool = False,
+) -> Batch:
+    """Check the arguments of a loss with prototypes; `soft` allows soft labels."""
+    features = numerics.check_features("features", features)
+    rows, dims = features.shape
+    prototypes = numerics.check_features("prototypes", prototypes, dims)
+    num_classes = prototypes.shape[0]
+    labels = numerics.check_labels(rows, labels, num_classes if soft else None)
+    where = numerics.check_where(rows, where)
+    check_block("class_block", class_block)
+    dtype = numerics.float_dtype(features, prototypes)
+    features, prototypes = jnp.asarray(features, dtype), jnp.asarray(prototypes, dtype)
+    if labels.ndim == 1:
+        labels = numerics.class_ids(labels, num_classes)
+        mask = row_mask(labels, num_classes, where)
+    else:
+        labels, mask = soft_labels(labels, where, dtype)
+    return Batch(features, prototypes, labels, mask, class_block)
+
+
+def check_block(name: str, size: int | None) -> None:
+    """Raise ValueError unless `size` is None or a positive integer."""
+    if size is not None and (not numerics.is_integer(size) or size < 1):
+        raise ValueError(f"{name} must be None or a positive integer; got {size!r}")
+
+
+def with_queue(
+    queue: Queue,
+    keys: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    num_classes: int | None = None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(directions, labels, mask) of the keys and the instances of a queue."""
+    queue_features, queue_labels = queue
+    dims = keys.shape[1]
+    queue_features = numerics.check_features("queue features", queue_features, dims)
+    rows = queue_features.shape[0]
+    soft = labels.ndim == 2
+    queue_labels = numerics.check_labels(rows, queue_labels, num_classes if soft else None)
+    if queue_labels.ndim == 2:
+        queue_labels, queue_mask = soft_labels(queue_labels, None, labels.dtype)
+    else:
+        if num_classes is None:
+            check_label_range(queue_labels, None)
+        queue_labels = numerics.class_ids(queue_labels, num_classes)
+        queue_mask = queue_labels >= 0
+        if soft:
+            queue_labels = jax.nn.one_hot(queue_labels, labels.shape[1], dtype=labels.dtype)
+        else:
+            dtype = jnp.promote_types(labels.dtype, queue_labels.dtype)
+            labels, queue_labels = labels.astype(dtype), queue_labels.astype(dtype)
+    directions = l2_normalize(jnp.asarray(queue_features, keys.dtype), queue_mask)
+    return (
+        jnp.concatenate([keys, directions]),
+        jnp.concatenate([labels, queue_labels]),
+        jnp.concatenate([mask, queue_mask]),
+    )
