@@ -37,7 +37,7 @@ _GRID_NOTE = (
 )
 SHOTS = ("many", "medium", "few")
 _GEOMETRY_NOTE = (
-    "The row \"at collapse\" holds the values of a simplex of K class means and K prototypes, which "
+    'The row "at collapse" holds the values of a simplex of K class means and K prototypes, which '
     "needs K-1 dimensions; in fewer, values that follow from it are left out. intra, the effective "
     "rank within classes, has none."
 )
