@@ -119,7 +119,10 @@ class Parser(argparse.ArgumentParser):
 
         `--config.key=value` overrides a key.
         """
-        self.add_argument("--config", metavar="FILE.py[:key=value,...]", required=True)
+        self.add_argument(
+            "--config", metavar="FILE.py[:key=value,...]", required=True,
+            help="a recipe, and the keys to change",
+        )  # fmt: skip
         self.usage = f"{self.format_usage()[7:].strip()} [--config.key=value ...]"
         args, rest = self.parse_known_args(argv)
         overrides = [a for a in rest if a.startswith("--config.")]

@@ -80,7 +80,7 @@ def linear_probe(
       batches: of the training set, with "label".
       features_of: (variables, batch, key) -> features [B, D], traced into the step.
     """
-    optimiser = optimizer.sgd(config, config_lib.steps_per_epoch(config))
+    sgd = optimizer.sgd(config, config_lib.steps_per_epoch(config))
     whole = mesh_lib.replicated(mesh)
 
     def step(params, opt_state, variables, number, batch):
@@ -96,7 +96,7 @@ def linear_probe(
                 per_anchor = losses.cross_entropy(features, **params, labels=batch["label"])
             return per_anchor.mean()
 
-        updates, opt_state = optimiser.update(jax.grad(loss_of)(params), opt_state, params)
+        updates, opt_state = sgd.update(jax.grad(loss_of)(params), opt_state, params)
         return optax.apply_updates(params, updates), opt_state
 
     step = jax.jit(step, donate_argnums=(0, 1), out_shardings=whole)
@@ -105,7 +105,7 @@ def linear_probe(
         if params is None:
             dim = jax.eval_shape(features_of, variables, batch, jax.random.key(0)).shape[1]
             params = jax.device_put(_initial(config, dim), whole)
-            opt_state = optimiser.init(params)
+            opt_state = sgd.init(params)
         params, opt_state = step(params, opt_state, variables, number, batch)
     if config.loss == "normface":
         return params["prototypes"], None

@@ -108,7 +108,7 @@ def measure(
 
 
 def with_original_labels(config: Any) -> Source:
-    """Return the test set of a run on groups of classes, labelled by the classes themselves."""
+    """Return the test set of a run on groups of classes, labeled by the classes themselves."""
     # The training set, which is read too, is left whole: a small one may lack entire classes.
     spec = dataclasses.replace(
         data_spec(config), class_groups="", num_classes=0, imbalance_factor=1.0

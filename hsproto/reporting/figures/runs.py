@@ -70,7 +70,7 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     names = [str(name) for name in arrays["class_names"]]
     count = len(names)
     target = -1 / max(count - 1, 1)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
     # Two classes have their optimum at the end of the scale.
     norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     panels = (("prototypes", "prototypes"), ("class_means", "class means (training set)"))

@@ -37,8 +37,9 @@ _GRID_NOTE = (
 )
 SHOTS = ("many", "medium", "few")
 _GEOMETRY_NOTE = (
-    "At collapse is what K prototypes and class means reach in K-1 dimensions or more; where D is "
-    "less they form no simplex, and what follows from that has no value. None of intra tells it."
+    'The row "at collapse" holds the values of a simplex of K class means and K prototypes, which '
+    "needs K-1 dimensions; in fewer, values that follow from it are left out. intra, the effective "
+    "rank within classes, has none."
 )
 _ALIGNMENT_NOTE = (
     " The paper's w-align stands beside ours of images and ours of class means (class-align): on "
@@ -243,9 +244,9 @@ def convergence_tables(runs: Sequence[Run]) -> list[Table]:
                 name=f"convergence_{name}",
                 title=f"Convergence on {name} (Table 7)",
                 labels=("loss", "to"),
-                note="Per cent of the training steps until the measure converges; < where all "
-                "seeds had by the first evaluation. The baseline is cross entropy of the same "
-                "seed and settings.",
+                note="Per cent of the training steps until the exponentially weighted mean of the "
+                "measure converges; < where that of all seeds had by the first evaluation. The "
+                "baseline is cross entropy of the same seed and settings.",
                 columns=CONVERGENCE,
                 combine=_share,
             ),

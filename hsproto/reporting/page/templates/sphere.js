@@ -59,7 +59,7 @@ const sphere = (() => {
     return out;
   }
 
-  // How far from the centre a picture goes: in lengths to the 99th percentile of all steps.
+  // How far from the center a picture goes: in lengths to the 99th percentile of all steps.
   function reached(run) {
     if (!lengths()) return 1.1;
     const { lengths: images, prototype_lengths: prototypes } = arrays(run);
