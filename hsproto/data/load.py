@@ -43,7 +43,8 @@ def read_splits(spec: DataSpec) -> Splits:
     for name, source in zip(splits._fields, splits, strict=True):
         if len(source) == 0:
             raise UserError(f"the {name} split of {spec.dataset!r} holds no image")
-    names = splits.train.class_names
+    # Groups have a message of their own.
+    names = () if spec.class_groups else splits.train.class_names
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UserError(
             f"{spec.dataset!r} has several classes of the name {repeated[0]!r}: rename all but one"

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import ROOT, tiny_config
+from small_runs import ROOT, merged, tiny_config
 
 from hsproto import config as config_lib
 from hsproto import train
@@ -43,8 +43,8 @@ def arrays(root, names=FINE, images_per_class=2, side=8):
 
 
 def config_of(root, argument=f"class_groups={NAME}"):
-    argument = f"source=arrays,dataset=cifar100,image_size=8,channels=1,data_dir={root},{argument}"
-    return config_lib.with_argument(config_lib.default(), argument)
+    data = f"source=arrays,dataset=cifar100,image_size=8,channels=1,data_dir={root}"
+    return config_lib.with_argument(config_lib.default(), merged(data, argument))
 
 
 def test_twenty_groups_of_five_hold_a_hundred_classes():

@@ -132,7 +132,7 @@ def test_a_class_that_would_lose_every_image_is_named():
         ("imbalance_factor=100", "imbalance_factor=100.0 must be .* at most 1"),
         ("subset_seed=-1", "subset_seed"),
         ("logit_adjustment=-1", "logit_adjustment"),
-        ("balanced_lengths=true", "goes with dot_regression; got loss='nonl'"),
+        ("balanced_lengths=true", "needs loss='dot_regression'; got loss='nonl'"),
         ("logit_adjustment=1", "goes with cross_entropy, normface; got loss='nonl'"),
         ("logit_adjustment=1,loss=normface,sampler=classes", "sampler=shuffle"),
         ("logit_adjustment=1,loss=cross_entropy,batch_binding=true", "batch_binding=false"),
