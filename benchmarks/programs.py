@@ -30,7 +30,7 @@ def inputs(name, batch, classes, dims, mesh=None):
 
 
 def fill(shapes, classes):
-    """Random arrays for `inputs`, placed as those say; neighbours share a class."""
+    """Random arrays for `inputs`, placed as those say; neighbors share a class."""
     rng = np.random.default_rng(0)
 
     def array(x):

@@ -35,7 +35,7 @@ def neural_collapse(
     """Return all measures of Neural Collapse of one set of features.
 
     Notation: x_i are the features as given, u_i their directions, m_c and mu_c the means of x_i and
-    u_i over class c, m_G and mu_G the means of these over classes, M the centred means m_c - m_G,
+    u_i over class c, m_G and mu_G the means of these over classes, M the centered means m_c - m_G,
     w_c the prototypes as given, w^_c and mu^_c directions, K the number of counted classes, Cov a
     covariance, whose singular values are its eigenvalues. "At collapse" means: the features of a
     class are all equal, the class means form a simplex of K <= D+1 corners, and the prototypes are

@@ -173,7 +173,7 @@ def _rounding(array: jax.Array) -> float:
     return ROUNDING_FLOAT64 if array.dtype == jnp.float64 else ROUNDING
 
 
-def centred(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
+def centered(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return counted rows minus their mean (0 where they differ only by rounding), and the mean."""
     number = jnp.maximum(jnp.sum(counted, dtype=numerics.float_dtype(rows)), 1)
     mean = jnp.sum(masked(rows, counted), axis=0) / number

@@ -58,20 +58,20 @@ def _to_size(exponent, rows):
 
 @jax.jit
 def _of_classes(unit_stats, stats, prototypes):
-    """Measures determined by the statistics of classes and the prototypes; and the centred means,
+    """Measures determined by the statistics of classes and the prototypes; and the centered means,
     their centre and `spectra.whitening`, which `_of_rows` compares the rows with."""
     counted = stats.counts > 0
-    centred, centre = class_stats.centred(stats.means, counted)
+    centered, centre = class_stats.centered(stats.means, counted)
     directions = None
     if prototypes is not None:
         prototypes = class_stats.masked(prototypes, counted)
         directions = numerics.l2_normalize(prototypes)
     measures = {"classes_counted": jnp.sum(counted).astype(jnp.float32)}
-    measures |= _of_directions(unit_stats) | _of_means(stats, centred)
+    measures |= _of_directions(unit_stats) | _of_means(stats, centered)
     measures |= _of_spectra(unit_stats.means, directions, counted)
     if prototypes is not None:
-        measures |= _of_prototypes(prototypes, directions, unit_stats, centred)
-    return measures, (centred, centre, spectra.whitening(centred, stats.means, counted))
+        measures |= _of_prototypes(prototypes, directions, unit_stats, centered)
+    return measures, (centered, centre, spectra.whitening(centered, stats.means, counted))
 
 
 def _of_directions(stats):
@@ -89,23 +89,23 @@ def _of_directions(stats):
     }
 
 
-def _of_means(stats, centred):
+def _of_means(stats, centered):
     """Measures determined by the means and variances of the features as given."""
     counted, paired = stats.counts > 0, stats.counts >= 2
-    lengths = jnp.linalg.norm(centred, axis=1)
+    lengths = jnp.linalg.norm(centered, axis=1)
     mean_length = _mean(lengths, counted)
     deviation = jnp.sqrt(_mean((lengths - mean_length) ** 2, counted))
-    directions = numerics.l2_normalize(centred)
+    directions = numerics.l2_normalize(centered)
     cosines = numerics.matmul(directions, directions.T)
     simplex_cosine = -1 / jnp.maximum(_number(counted) - 1, 1)
     return {
         "nc2_equinorm": _between(counted, spectra.ratio(deviation, mean_length)),
         "nc2_equiangular": _mean(jnp.abs(cosines - simplex_cosine), _pairs(counted)),
-        "cdnv": _mean(_normalised_variances(stats), _pairs(paired)),
+        "cdnv": _mean(_normalized_variances(stats), _pairs(paired)),
     }
 
 
-def _normalised_variances(stats):
+def _normalized_variances(stats):
     """``(v_a + v_b) / (2 |m_a - m_b|²)`` of each pair of classes, [K, K]."""
     variances = class_stats.spread(stats) / jnp.maximum(stats.counts.astype(jnp.float32), 1)
     sizes = jnp.sum(stats.means**2, axis=1)
@@ -120,7 +120,7 @@ def _normalised_variances(stats):
     return lax.map(of_class, (stats.means, variances, sizes))
 
 
-def _of_prototypes(prototypes, directions, stats, centred_means):
+def _of_prototypes(prototypes, directions, stats, centered_means):
     """Measures determined by prototypes and class means but spectra; `stats` of unit features."""
     counts, counted = stats.counts.astype(jnp.float32), stats.counts > 0
     # |u_i - w|² summed over a class is its scatter plus n_c |mu_c - w|²: no second pass over rows.
@@ -128,7 +128,7 @@ def _of_prototypes(prototypes, directions, stats, centred_means):
     squares = jnp.sum(class_stats.spread(stats) + counts * offsets)
     from_mean = jnp.sum((class_stats.directions(stats.means) - directions) ** 2, axis=1)
     cosine_mean, cosine_std = _cosines(directions, counted)
-    difference = _to_unit_norm(prototypes) - _to_unit_norm(centred_means)
+    difference = _to_unit_norm(prototypes) - _to_unit_norm(centered_means)
     return {
         "weight_alignment": squares / jnp.where(counted.any(), jnp.sum(counts), jnp.nan),
         "class_alignment": _mean(from_mean, counted),
@@ -142,17 +142,17 @@ def _of_spectra(means, directions, counted):
     """Ranks between classes of the means of unit features; with prototypes, MIR and HDR."""
     number = _number(counted)
     if directions is None:
-        squares = spectra.singular_values(class_stats.centred(means, counted)[0]) ** 2
+        squares = spectra.singular_values(class_stats.centered(means, counted)[0]) ** 2
         return {"erank_inter": _between(counted, spectra.exp_entropy(squares))}
     both = jnp.stack([means, directions])
-    centred, centre = jax.vmap(class_stats.centred, in_axes=(0, None))(both, counted)
+    centered, centre = jax.vmap(class_stats.centered, in_axes=(0, None))(both, counted)
     from_centre = class_stats.directions(means) - class_stats.directions(centre[0])[None, :]
     from_centre = class_stats.masked(from_centre, counted)
     noise = jnp.sum(from_centre**2, axis=1, keepdims=True) <= class_stats.ROUNDING
-    rows = jnp.stack([directions, centred[1], jnp.where(noise, 0.0, from_centre)])
+    rows = jnp.stack([directions, centered[1], jnp.where(noise, 0.0, from_centre)])
     rows = numerics.l2_normalize(rows)
     # One by one, not as a batch: see `spectra.plan_classes`.
-    squares = lax.map(spectra.singular_values, jnp.concatenate([centred, rows])) ** 2
+    squares = lax.map(spectra.singular_values, jnp.concatenate([centered, rows])) ** 2
     ranks = spectra.exp_entropy(squares[:2])
 
     nonzero = jnp.any(rows != 0, axis=2)
@@ -180,9 +180,9 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
     """nc1, and nc4 if there are prototypes: what needs the rows once the means are known."""
     counted, paired = stats.counts > 0, stats.counts >= 2
     keep = numerics.row_mask(labels, counted.shape[0], where)
-    centred, centre, whiten = between
+    centered, centre, whiten = between
     scatter = class_stats.spread(stats)
-    half_squares = jnp.where(counted, jnp.sum(centred * centred, axis=1) / 2, jnp.inf)
+    half_squares = jnp.where(counted, jnp.sum(centered * centered, axis=1) / 2, jnp.inf)
     blocks = class_stats.row_blocks(features.shape[0], max(features.shape[1], counted.shape[0]))
 
     def add(i, sums):
@@ -191,12 +191,12 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
         kept &= blocks.fresh(i)
         rows = class_stats.masked(rows, kept)
         shifted = to_size(rows) - centre[None, :]
-        residuals = shifted - jnp.take(centred, label, axis=0, mode="clip")
+        residuals = shifted - jnp.take(centered, label, axis=0, mode="clip")
         within = kept & (jnp.take(scatter, label, mode="clip") != 0)
         squares = jnp.sum(numerics.matmul(residuals, whiten) ** 2, axis=1)
         inside += jnp.sum(jnp.where(within, squares, 0.0))
         if prototypes is not None:
-            distances = half_squares[None, :] - numerics.matmul(shifted, centred.T)
+            distances = half_squares[None, :] - numerics.matmul(shifted, centered.T)
             logits = numerics.matmul(rows, prototypes.T)
             if bias is not None:
                 logits += jnp.asarray(bias, jnp.float32)[None, :]
@@ -210,7 +210,7 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
     counts = stats.counts.astype(jnp.float32)
     inside /= jnp.maximum(jnp.sum(jnp.where(paired, counts, 0.0)), 1)
     # S_B = 0 inverts to 0, but spread around means that coincide is not collapse.
-    inside = jnp.where(jnp.any(centred != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
+    inside = jnp.where(jnp.any(centered != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
         rows = jnp.where(counted.any(), jnp.sum(counts), jnp.nan)

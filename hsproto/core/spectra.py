@@ -94,13 +94,13 @@ def exp_entropy(weights: jax.Array) -> jax.Array:
     return jnp.where(total[..., 0] == 0, 0.0, rank)
 
 
-def whitening(centred: jax.Array, means: jax.Array, counted: jax.Array) -> jax.Array:
+def whitening(centered: jax.Array, means: jax.Array, counted: jax.Array) -> jax.Array:
     """Return A [D, r], ``|A' x|² = x' S_B^+ x / K``, S_B the covariance of the counted means."""
-    _, values, directions = jnp.linalg.svd(centred, full_matrices=False)
+    _, values, directions = jnp.linalg.svd(centered, full_matrices=False)
     # The means are exact to rounding of their own size, which a shared component makes large.
     size = jnp.linalg.norm(class_stats.masked(means, counted))
     keep = values > 4 * _EPS * size
-    # K centred means span K-1 dimensions: the last singular value is only rounding.
+    # K centered means span K-1 dimensions: the last singular value is only rounding.
     order = jnp.arange(values.shape[0], dtype=jnp.int32)
     keep &= order < jnp.sum(counted, dtype=jnp.int32) - 1
     return directions.T * jnp.where(keep, 1 / jnp.where(keep, values, 1.0), 0.0)[None, :]
@@ -271,7 +271,7 @@ def mean_class_rank(
 
 
 def rows_spectrum(rows: jax.Array) -> jax.Array:
-    """Return eigenvalues of rows @ rows.T, for centred rows [..., n, D], n <= D, in any order."""
+    """Return eigenvalues of rows @ rows.T, for centered rows [..., n, D], n <= D, in any order."""
     # On CPU the singular values cost less than `eigvalsh`, which computes the vectors too, and
     # are more accurate; accelerators have no fast SVD of a batch.
     return lax.platform_dependent(

@@ -86,8 +86,8 @@ def array_source(
     """Return an `ArraySource` of images uint8 [N, H, W(, C)] and labels [N], which index `names`.
 
     Raises:
-      UserError: type, shape, channels, size or a label is not as `spec` and `names` require. The
-        message names `place`.
+        UserError: type, shape, channels, size or a label is not as `spec` and `names` require. The
+            message names `place`.
     """
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise UserError(

@@ -62,18 +62,18 @@ def group_members(name: str) -> dict[str, tuple[str, ...]]:
 
 
 def group(source: Source, name: str) -> Source:
-    """Return all images of a source, labelled by the groups of `name` that their classes are in.
+    """Return all images of a source, labeled by the groups of `name` that their classes are in.
 
     Reads the labels of all images; of a TFDS set that means every record, once.
 
     Raises:
-      UserError: the classes of the source are not exactly those that are grouped.
+        UserError: the classes of the source are not exactly those that are grouped.
     """
     members = group_members(name)
     group_of = {one: label for label, classes in enumerate(members.values()) for one in classes}
     _check_classes(source.class_names, group_of, name)
     labels_of_classes = np.array([group_of[one] for one in source.class_names], np.int32)
-    return subsets.relabelled(source, labels_of_classes[np.asarray(source.labels)], tuple(members))
+    return subsets.relabeled(source, labels_of_classes[np.asarray(source.labels)], tuple(members))
 
 
 def _check_classes(class_names, expected, name):
@@ -137,15 +137,15 @@ def digest(names: Iterable[str]) -> str:
 
 
 def select(source: Source, class_list: str) -> Source:
-    """Return the images of the classes that a `class_list` names, labelled in its order.
+    """Return the images of the classes that a `class_list` names, labeled in its order.
 
     Reads the labels of all images; of a TFDS set that means every record, once.
 
     Args:
-      class_list: a name in IMAGENET100_LISTS, or names of classes as 0/1/7.
+        class_list: a name in IMAGENET100_LISTS, or names of classes as 0/1/7.
 
     Raises:
-      UserError: the source lacks one of the classes.
+        UserError: the source lacks one of the classes.
     """
     if class_list in IMAGENET100_LISTS:
         return _select_imagenet100(source, class_list)

@@ -27,7 +27,7 @@ def contact_sheet(
     Normalization is undone for display.
 
     Raises:
-      UserError: `out` cannot be written.
+        UserError: `out` cannot be written.
     """
     import matplotlib  # heavy, and the training step does not need it
 

@@ -20,8 +20,8 @@ class RandomCrops:
     """Random crops of the pictures of a source, as the config keys of the crop say.
 
     Attributes:
-      shape: of an image, (V, S, S, C): one crop for each of the V views that the loss sees, S =
-        config.image_size.
+        shape: of an image, (V, S, S, C): one crop for each of the V views that the loss sees, S =
+            config.image_size.
     """
 
     def __init__(self, source: PictureSource, config: Any):

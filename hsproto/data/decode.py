@@ -18,7 +18,8 @@ def read_picture(
     """Decode the whole image in a file or stream, as gray (`channels` 1) or RGB (3).
 
     Raises:
-      UserError: the file is unreadable, or its pixels are not 8 bits deep. The message says `name`.
+        UserError: the file is unreadable, or its pixels are not 8 bits deep. The message has
+            `name`.
     """
     try:
         with Image.open(file) as image:

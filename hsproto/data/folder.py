@@ -25,7 +25,7 @@ def read_image(path: str | os.PathLike[str], spec: DataSpec) -> np.ndarray:
     with antialiasing, as torchvision's Resize), the center square cut out.
 
     Raises:
-      UserError: the image is unreadable; with its path.
+        UserError: the image is unreadable; with its path.
     """
     return decode.center_square(decode.read_picture(path, spec.channels, path), spec.side)
 
@@ -60,7 +60,7 @@ class FolderSource(decode.EncodedSource):
         body shows up when the image is decoded.
 
         Raises:
-          UserError: an image is unreadable; with its path.
+            UserError: an image is unreadable; with its path.
         """
         paths = self.paths
         if len(paths) > MAX_CHECKED_FILES:
@@ -119,7 +119,7 @@ def folder_source(path: pathlib.Path, names: Sequence[str], spec: DataSpec) -> F
     """Return a `FolderSource` of path/<class>/*, classes in the order of `names`.
 
     Raises:
-      UserError: a class has no image.
+        UserError: a class has no image.
     """
     paths, labels = [], []
     for label, name in enumerate(names):

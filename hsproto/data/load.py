@@ -31,9 +31,9 @@ def read_splits(spec: DataSpec) -> Splits:
     (`hsproto.data.long_tail`).
 
     Raises:
-      UserError: the data are missing, malformed, or not what `spec` says (`num_classes`,
-        `channels`, and for sources in memory the image size). One line with the key or path, what
-        is wrong with it, and the way out.
+        UserError: the data are missing, malformed, or not what `spec` says (`num_classes`,
+            `channels`, and for sources in memory the image size). One line with the key or path,
+            what is wrong with it, and the way out.
     """
     if spec.source not in _READERS:
         raise UserError(
@@ -69,11 +69,11 @@ def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
     """Return `config` with what the data decide filled in: classes, images, mean, std, crop_on.
 
     Args:
-      earlier: the resolved config of a run that is resumed. It keeps the place of its crop,
-        wherever its images lie now.
+        earlier: the resolved config of a run that is resumed. It keeps the place of its crop,
+            wherever its images lie now.
 
     Raises:
-      UserError: the config contradicts the data.
+        UserError: the config contradicts the data.
     """
     counts = {"num_classes": len(splits.train.class_names), "num_examples": len(splits.train)}
     for key, value in counts.items():

@@ -69,8 +69,8 @@ def open_loader(source: Source, config: Any, mesh: Mesh) -> "Loader":
     crop_on is host.
 
     Raises:
-      UserError: an image is unreadable. A set to be streamed is checked, one to be resident is read
-        as a whole.
+        UserError: an image is unreadable. A set to be streamed is checked, one to be resident is
+            read as a whole.
     """
     return Loader(source, config, mesh)
 

@@ -26,7 +26,7 @@ def subset(source: Source, imbalance_factor: float, seed: int) -> Source:
     of a smaller `imbalance_factor` is contained in that of a larger one.
 
     Raises:
-      UserError: a class would keep no image.
+        UserError: a class would keep no image.
     """
     labels = np.asarray(source.labels)
     counts = profile(len(source), len(source.class_names), imbalance_factor)

@@ -26,7 +26,7 @@ def make(source: Source, config: Any) -> IndexSampler:
     """Return the sampler of `config` (keys sampler, batch_binding, batch_size, seed) for a source.
 
     Raises:
-      UserError: the batch is too small for the bound examples and others.
+        UserError: the batch is too small for the bound examples and others.
     """
     labels = None
     if config.sampler == "classes" or config.batch_binding:

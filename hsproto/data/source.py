@@ -1,4 +1,4 @@
-"""What a source of labelled images is, how a config names one, and known pixel statistics."""
+"""What a source of labeled images is, how a config names one, and known pixel statistics."""
 
 import abc
 import dataclasses
@@ -15,8 +15,8 @@ class Source(abc.ABC):
     """Labelled images with random access, all of them squares of one size.
 
     Attributes:
-      labels: int [N], in 0..K-1.
-      class_names: K names, which the labels index.
+        labels: int [N], in 0..K-1.
+        class_names: K names, which the labels index.
     """
 
     labels: np.ndarray
@@ -111,7 +111,7 @@ def normalization(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     ImageNet's for 3 channels and 0.5 / 0.5 for 1.
 
     Raises:
-      UserError: only one of the two keys is given.
+        UserError: only one of the two keys is given.
     """
     if config.mean and config.std:
         return tuple(config.mean), tuple(config.std)

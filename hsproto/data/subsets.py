@@ -15,7 +15,7 @@ def of_rows(source: Source, rows: np.ndarray) -> Source:
 
 
 def of_classes(source: Source, names: Sequence[str]) -> Source:
-    """Return the images of the classes `names`, labelled 0..len(names)-1 in that order.
+    """Return the images of the classes `names`, labeled 0..len(names)-1 in that order.
 
     Every name must be a class of the source. Images keep their order.
     """
@@ -27,7 +27,7 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
     return _subset(source, rows, labels[rows], tuple(names))
 
 
-def relabelled(source: Source, labels: np.ndarray, class_names: Sequence[str]) -> Source:
+def relabeled(source: Source, labels: np.ndarray, class_names: Sequence[str]) -> Source:
     """Return all images of a source with other labels [N], which index `class_names`."""
     return _subset(source, np.arange(len(source)), labels, tuple(class_names))
 

@@ -1,4 +1,4 @@
-"""Prepared TFDS sets as sources of labelled images, without TensorFlow."""
+"""Prepared TFDS sets as sources of labeled images, without TensorFlow."""
 
 import functools
 import io
@@ -47,7 +47,7 @@ class TfdsSource(decode.EncodedSource):
         """All labels, int32 [N]; reads every record once."""
         return np.array([record["label"] for record in self._records], np.int32)
 
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         """Return whether labels are public: TFDS writes -1 for hidden ones (ImageNet's test)."""
         return int(self._records[0]["label"]) >= 0
 
@@ -76,19 +76,19 @@ class MultiLabelSource(TfdsSource):
                 row[np.array(sorted(difficult), int)] = -1
         return labels
 
-    def is_labelled(self) -> bool:
+    def is_labeled(self) -> bool:
         return bool(np.any(self.labels == 1))
 
 
 def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSource]:
-    """Open the labelled splits of a TFDS set: train, and test or validation or both.
+    """Open the labeled splits of a TFDS set: train, and test or validation or both.
 
     The set is prepared in the folder `spec.data_dir` (empty: TFDS's own) as ArrayRecord, which is
     read without TensorFlow. `multilabel`: images have any number of labels.
 
     Raises:
-      UserError: the set is not prepared, has no random access, or holds no labelled images; with
-        the way out.
+        UserError: the set is not prepared, has no random access, or holds no labeled images; with
+            the way out.
     """
     kind, label_key = (MultiLabelSource, "labels") if multilabel else (TfdsSource, "label")
     name = spec.dataset
@@ -137,13 +137,13 @@ def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSourc
             f"TFDS set {name!r} is prepared in {place} as {builder.info.file_format.value}, which "
             f"has no random access: delete that, or use another data_dir, and {way_out}"
         ) from error
-    labelled = {split: source for split, source in opened.items() if source.is_labelled()}
-    if "train" not in labelled or len(labelled) < 2:
+    labeled = {split: source for split, source in opened.items() if source.is_labeled()}
+    if "train" not in labeled or len(labeled) < 2:
         raise UserError(
             f"TFDS set {name!r} needs train and test (or validation) splits with labels; "
             f"it has {', '.join(known)}"
         )
-    return labelled
+    return labeled
 
 
 def load_tfds(spec: DataSpec) -> Splits:

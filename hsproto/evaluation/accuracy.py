@@ -29,8 +29,8 @@ def by_shots(accuracies: dict[str, np.ndarray], train_counts: np.ndarray) -> dic
     set this is the accuracy on the images of the group.
 
     Args:
-      accuracies: {"accuracy": of each class [K], ...}.
-      train_counts: training images per class [K].
+        accuracies: {"accuracy": of each class [K], ...}.
+        train_counts: training images per class [K].
     """
     means = {}
     for key, by_class in accuracies.items():

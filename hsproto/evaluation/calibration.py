@@ -90,11 +90,11 @@ def calibrate(
     """Fit a temperature and measure before and after: the content of calibration.json.
 
     Args:
-      logits: [N, K].
-      labels: [N].
+        logits: [N, K].
+        labels: [N].
 
     Raises:
-      UserError: `fit_share` leaves no image to fit on, or none to measure on.
+        UserError: `fit_share` leaves no image to fit on, or none to measure on.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     count = round(fit_share * len(labels))

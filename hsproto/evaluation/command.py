@@ -29,9 +29,9 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
     """Join the processes, measure the run of `args`, write its results and print their table.
 
     Args:
-      name: of the command.
-      args: the parsed flags of a `make_parser`.
-      measure: called with the opened run and `args`.
+        name: of the command.
+        args: the parsed flags of a `make_parser`.
+        measure: called with the opened run and `args`.
     """
     processes.join(args)
     with processes.exit_if_process_lost():

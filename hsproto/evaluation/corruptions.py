@@ -40,12 +40,12 @@ def corrupt(image: np.ndarray, name: str, severity: int, seed: int = 0) -> np.nd
     """Corrupt an image, uint8 [S, S, C] with C 1 or 3; the result has the same shape.
 
     Args:
-      name: of the corruption.
-      severity: in 1..5.
-      seed: of the noise, in 0..2³²-1.
+        name: of the corruption.
+        severity: in 1..5.
+        seed: of the noise, in 0..2³²-1.
 
     Raises:
-      UserError: imagecorruptions-imaug is missing.
+        UserError: imagecorruptions-imaug is missing.
     """
     package = _package()
     side, channels = image.shape[0], image.shape[2]
@@ -75,10 +75,10 @@ def generate(
     """Write the corrupted images of a source into the folder `out`, in CIFAR-C's layout.
 
     Args:
-      size: side of the squares that are cut out of the images of the source.
-      names: of the corruptions.
-      rows: int [N], the images to take; None: all.
-      workers: number of processes; 0: this one.
+        size: side of the squares that are cut out of the images of the source.
+        names: of the corruptions.
+        rows: int [N], the images to take; None: all.
+        workers: number of processes; 0: this one.
     """
     _package()
     rows = np.arange(len(source)) if rows is None else rows

@@ -44,12 +44,12 @@ class Evaluation(NamedTuple):
     """Accuracy and geometry of a state.
 
     Attributes:
-      metrics: {"test": {...}, "train": {...}}.
-      prototypes: float32 [K, D], those that predict.
-      class_means: float32 [K, D], of the training set, of unit length.
-      per_class: of imbalanced training sets, lists [K] of "train_images", "test_accuracy" and
-        "train_accuracy".
-      snapshot: of test images, where one was requested.
+        metrics: {"test": {...}, "train": {...}}.
+        prototypes: float32 [K, D], those that predict.
+        class_means: float32 [K, D], of the training set, of unit length.
+        per_class: of imbalanced training sets, lists [K] of "train_images", "test_accuracy" and
+            "train_accuracy".
+        snapshot: of test images, where one was requested.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -72,8 +72,8 @@ class Evaluator:
     """Measures states of a run; programs are compiled once.
 
     Args:
-      config: resolved.
-      loaders: of the splits that `evaluate` measures; None where other methods are called.
+        config: resolved.
+        loaders: of the splits that `evaluate` measures; None where other methods are called.
     """
 
     def __init__(self, config: Any, loaders: Loaders | None, mesh: Mesh):
@@ -150,10 +150,10 @@ class Evaluator:
         logits adjusted afterwards.
 
         Args:
-          weights: of the classifier; None: the fixed prototypes.
-          adjustment: strength of that adjustment: the factor of the log class frequencies, which is
-            subtracted from the logits.
-          snapshot_points: number of test images of which a snapshot is taken.
+            weights: of the classifier; None: the fixed prototypes.
+            adjustment: strength of that adjustment: the factor of the log class frequencies, which
+                is subtracted from the logits.
+            snapshot_points: number of test images of which a snapshot is taken.
         """
         means = fixed.fit(
             train.projections, train.labels, num_classes=config.num_classes, where=train.where

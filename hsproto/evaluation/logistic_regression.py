@@ -37,10 +37,10 @@ class LogisticRegression:
     """A problem to be solved for several penalties and parts of its rows.
 
     Args:
-      features: float32 [N, D], split over the mesh by rows.
-      targets: labels int [N] in 0..K-1, or int [N, K]: 1 in the class, 0 not in it, -1 where it
-        does not count.
-      where: bool [N], rows that are not padding.
+        features: float32 [N, D], split over the mesh by rows.
+        targets: labels int [N] in 0..K-1, or int [N, K]: 1 in the class, 0 not in it, -1 where it
+            does not count.
+        where: bool [N], rows that are not padding.
     """
 
     def __init__(

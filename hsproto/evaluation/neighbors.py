@@ -23,10 +23,10 @@ def cosine_blocks(
     """Yield (rows, cosines float32 [rows, M]) of blocks of queries [N, D] with others [M, D].
 
     Args:
-      queries: on the host.
-      others: on the host, or split over devices.
-      max_elements: of a block, which has at least one row.
-      on_host: copies what is computed of `others` to the host.
+        queries: on the host.
+        others: on the host, or split over devices.
+        max_elements: of a block, which has at least one row.
+        on_host: copies what is computed of `others` to the host.
     """
     size = max(1, min(1024, max_elements // others.shape[0], len(queries)))
     for start in range(0, len(queries), size):
@@ -47,9 +47,9 @@ def kth_cosine(
     """Return the cosine of features [N, D] with the k-th nearest of others [M, D], [N].
 
     Args:
-      k: at most the number of rows that count.
-      where: bool [M], the rows of `others` that count.
-      on_host: as in `cosine_blocks`.
+        k: at most the number of rows that count.
+        where: bool [M], the rows of `others` that count.
+        on_host: as in `cosine_blocks`.
     """
     where = np.ones(others.shape[0], bool) if where is None else where
     blocks = cosine_blocks(features, others, _BLOCK_ELEMENTS, on_host)

@@ -91,7 +91,7 @@ def read_other(location: str, config: Any) -> Source:
     """Read other images, with the size and channels of those of the run of `config`.
 
     Raises:
-      UserError: there is no such set, or it holds no usable images.
+        UserError: there is no such set, or it holds no usable images.
     """
     side, channels = data_spec(config).side, config.channels
     if location.startswith("tfds:"):

@@ -75,10 +75,10 @@ def linear_probe(
     Cross entropy has a bias, NormFace none.
 
     Args:
-      config: of the probe.
-      variables: of the encoder; never written.
-      batches: of the training set, with "label".
-      features_of: (variables, batch, key) -> features [B, D], traced into the step.
+        config: of the probe.
+        variables: of the encoder; never written.
+        batches: of the training set, with "label".
+        features_of: (variables, batch, key) -> features [B, D], traced into the step.
     """
     sgd = optimizer.sgd(config, config_lib.steps_per_epoch(config))
     whole = mesh_lib.replicated(mesh)

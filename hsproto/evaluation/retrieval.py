@@ -47,8 +47,8 @@ def recall_at_k(relevant: np.ndarray, k: int) -> np.ndarray:
     """Return whether each query has an image of its class among its k nearest: bool [Q].
 
     Args:
-      relevant: bool [Q, M], whether the i-th nearest other image is of the query's class.
-      k: may exceed M; then all others count.
+        relevant: bool [Q, M], whether the i-th nearest other image is of the query's class.
+        k: may exceed M; then all others count.
     """
     return relevant[:, :k].any(axis=1)
 
@@ -59,8 +59,8 @@ def map_at_r(relevant: np.ndarray, others: np.ndarray) -> np.ndarray:
     The mean over queries is MAP@R.
 
     Args:
-      relevant: bool [Q, M] as in `recall_at_k`, M at least the largest R.
-      others: int [Q], the R of each query: the number of other images of its class.
+        relevant: bool [Q, M] as in `recall_at_k`, M at least the largest R.
+        others: int [Q], the R of each query: the number of other images of its class.
     """
     place = np.arange(1, relevant.shape[1] + 1)
     counted = relevant & (place <= others[:, None])
@@ -79,10 +79,10 @@ def measure(
     Memory grows with N, not with N².
 
     Args:
-      features: [N, D]; may be split over devices.
-      labels: int [N].
-      where: bool [N], the rows that count.
-      on_host: copies what is computed of `features` to the host.
+        features: [N, D]; may be split over devices.
+        labels: int [N].
+        where: bool [N], the rows that count.
+        on_host: copies what is computed of `features` to the host.
     """
     rows = np.arange(len(labels)) if where is None else np.flatnonzero(where)
     # Rows are often in the order of the classes: without this, ties would be decided by it.

@@ -65,7 +65,7 @@ def corruption_errors(errors: Mapping[str, Sequence[float]]) -> dict[str, float]
     """Return CE_c = 100 E_c / A_c of each corruption, in per cent; A_c are AlexNet's errors.
 
     Args:
-      errors: {name: top-1 errors at severities 1..5}, shares; E_c is their mean.
+        errors: {name: top-1 errors at severities 1..5}, shares; E_c is their mean.
     """
     return {name: 100 * float(np.mean(e)) / ALEXNET_ERRORS[name] for name, e in errors.items()}
 
@@ -85,11 +85,11 @@ class CorruptedSet:
     """The corrupted images in a folder.
 
     Attributes:
-      names: of the corruptions.
-      layout: "npy" or "folder".
+        names: of the corruptions.
+        layout: "npy" or "folder".
 
     Raises:
-      UserError: the folder holds no corruption in the layout.
+        UserError: the folder holds no corruption in the layout.
     """
 
     def __init__(self, path: str, config: Any, class_names: Sequence[str], layout: str = "auto"):
@@ -146,8 +146,8 @@ def measure_errors(
     """Return the errors {name: [at severity 1, ... 5]} of a run on corruptions.
 
     Args:
-      errors: those measured earlier, which are returned too.
-      save: called with the errors so far when a corruption is done.
+        errors: those measured earlier, which are returned too.
+        save: called with the errors so far when a corruption is done.
     """
     left = [name for name in names if name not in errors]
     progress = ItemProgress(len(left), processes.log_main, seconds_between=0)

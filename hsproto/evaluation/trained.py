@@ -26,10 +26,10 @@ class TrainedRun:
     """One state of a run, opened. Splits are read, and embedded, when they are first asked for.
 
     Attributes:
-      config: the resolved config.
-      step: of the state.
-      variables: the encoder's, and where it has one the classifier's.
-      mesh: over all devices.
+        config: the resolved config.
+        step: of the state.
+        variables: the encoder's, and where it has one the classifier's.
+        mesh: over all devices.
     """
 
     def __init__(self, workdir: str, checkpoint: int | None = None):
@@ -112,7 +112,7 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
     """Return (config, state, step) of a run; the newest state where `step` is None.
 
     Raises:
-      UserError: `workdir` holds no run, or no such state.
+        UserError: `workdir` holds no run, or no such state.
     """
     config = config_file.read(workdir)
     if config is None:

@@ -67,7 +67,7 @@ class ConcatSource(Source):
     """Sources one after the other, as squares for a network; the label of an image is its row.
 
     Attributes:
-      targets: the labels of the sources, int [N], or [N, K] where images have several.
+        targets: the labels of the sources, int [N], or [N, K] where images have several.
     """
 
     def __init__(self, sources: Sequence[Source], config: Any):
@@ -102,7 +102,7 @@ def open_set(
     """Open a data set for the run of `config`: train, test and, where it has one, validation.
 
     Raises:
-      UserError: as `load.read_splits`.
+        UserError: as `load.read_splits`.
     """
     spec = DataSpec(
         source=source,
@@ -150,11 +150,11 @@ def transfer_to(
     """Fit a linear classifier of a data set to the features of a run, and test it.
 
     Args:
-      parts: of the data set, as `open_set` returns them.
-      metric: that chooses the penalty.
+        parts: of the data set, as `open_set` returns them.
+        metric: that chooses the penalty.
 
     Returns:
-      The results, an entry of transfer.json.
+        The results, an entry of transfer.json.
     """
     begin = time.perf_counter()
     pool = [parts[name] for name in ("train", "validation") if name in parts]
@@ -220,7 +220,7 @@ def measure(scores: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return the METRICS of scores [N, K], shares in 0..1; NaN for those that do not apply.
 
     Args:
-      targets: labels [N], or [N, K] of 1 (in the class), 0 and -1 (does not count).
+        targets: labels [N], or [N, K] of 1 (in the class), 0 and -1 (does not count).
     """
     if targets.ndim == 2:
         by_class = [average_precision(*column) for column in zip(scores.T, targets.T, strict=True)]
@@ -242,8 +242,8 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
     AP = 1/11 Σ_r max precision where recall >= r, over r = 0, 0.1 ... 1.
 
     Args:
-      scores: [N], of any order.
-      targets: [N] of 1, 0, or -1 where an image does not count. Without a 1, AP is NaN.
+        scores: [N], of any order.
+        targets: [N] of 1, 0, or -1 where an image does not count. Without a 1, AP is NaN.
     """
     order = np.argsort(-scores, kind="stable")
     positive = targets[order][targets[order] >= 0] == 1

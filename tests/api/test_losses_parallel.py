@@ -36,7 +36,7 @@ def batches(num_classes):
     yield "random labels, random mask", inputs
     yield "a class on few devices", inputs._replace(labels=np.sort(labels), where=every)
     yield "whole devices masked", inputs._replace(labels=labels, where=~np.isin(device, (0, 3, 7)))
-    yield "a device of unlabelled rows", inputs._replace(labels=np.where(device == 2, -1, labels))
+    yield "a device of unlabeled rows", inputs._replace(labels=np.where(device == 2, -1, labels))
     yield (
         "negatives on one device only",
         inputs._replace(labels=(device == 7).astype(np.int32), where=every),

@@ -1,6 +1,6 @@
 """What the losses are for: their minimisers on balanced data are Neural Collapse.
 
-Free unit features (and prototypes) are optimised from random starts, without any network, and the
+Free unit features (and prototypes) are optimized from random starts, without any network, and the
 losses are evaluated at an exact simplex equiangular tight frame.
 """
 

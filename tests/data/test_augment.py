@@ -149,7 +149,7 @@ def test_crop_boxes_are_distributed_as_torchvision_s(boxes, shape):
     ("shape", "box"),
     [((30, 90), (0, 25, 30, 40)), ((90, 30), (25, 0, 40, 30)), ((30, 32), (0, 0, 30, 32))],
 )
-def test_where_no_try_fits_the_largest_centred_box_of_a_ratio_in_range_is_taken(boxes, shape, box):
+def test_where_no_try_fits_the_largest_centered_box_of_a_ratio_in_range_is_taken(boxes, shape, box):
     assert (boxes(shape, scale=(1.5, 1.6)) == box).all()
 
 
@@ -268,7 +268,7 @@ def test_blur_draws_its_width_between_a_tenth_of_a_pixel_and_two():
         )
 
 
-def test_with_everything_off_the_image_is_only_normalised():
+def test_with_everything_off_the_image_is_only_normalized():
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
     found = apply(make_config(mean=mean, std=std))
     np.testing.assert_allclose(found[0], (PIXELS / 255 - mean) / std, rtol=1e-5, atol=1e-6)
@@ -357,7 +357,7 @@ def test_eight_devices_augment_a_batch_as_one_does(scl):
 
 
 @pytest.mark.parametrize("size", [32, 31, 20])
-def test_preprocessing_cuts_out_the_centre_and_normalises(size):
+def test_preprocessing_cuts_out_the_centre_and_normalizes(size):
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.1)
     config = make_config(image_size=size, load_size=32, mean=mean, std=std)
     top = round((32 - size) / 2)

@@ -71,7 +71,7 @@ sides = st.integers(1, 600)
 
 @settings(deadline=None, max_examples=300)
 @given(sides, sides, st.integers(0, 2**32 - 1))
-def test_a_box_has_an_area_and_a_ratio_in_range_or_is_the_largest_centred_one(height, width, seed):
+def test_a_box_has_an_area_and_a_ratio_in_range_or_is_the_largest_centered_one(height, width, seed):
     scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
     numbers = crops.uniforms(seed, 0, 0, 0)
     top, left, h, w = crops.crop_box(numbers, (height, width), scale, ratio)
@@ -84,8 +84,8 @@ def test_a_box_has_an_area_and_a_ratio_in_range_or_is_the_largest_centred_one(he
         and (w + 0.5) / (h - 0.5) >= ratio[0]
     )
     largest = min(height, round(width / ratio[0])), min(width, round(height * ratio[1]))
-    centred = ((height - largest[0]) // 2, (width - largest[1]) // 2, *largest)
-    assert in_range or (top, left, h, w) == centred
+    centered = ((height - largest[0]) // 2, (width - largest[1]) // 2, *largest)
+    assert in_range or (top, left, h, w) == centered
 
 
 @pytest.mark.parametrize(

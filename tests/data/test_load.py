@@ -130,7 +130,7 @@ def test_fashion_mnist_is_read_from_its_own_arrays():
     )
 
 
-def test_normalisation_is_what_the_config_gives_or_what_is_known_of_the_set():
+def test_normalization_is_what_the_config_gives_or_what_is_known_of_the_set():
     config = make_config("arrays", dataset="cifar100")
     assert source_lib.normalization(config)[0] == (0.5071, 0.4867, 0.4408)
     config.dataset = "cifar10_corrupted/fog_1"

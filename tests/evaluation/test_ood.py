@@ -35,7 +35,7 @@ def test_fpr95_is_where_the_roc_curve_reaches_95_per_cent(count):
     assert ood.fpr95(inside, outside) == pytest.approx(fpr[np.argmax(tpr >= 0.95)])
 
 
-def test_kth_cosine_is_that_of_scikit_learns_neighbours(monkeypatch):
+def test_kth_cosine_is_that_of_scikit_learns_neighbors(monkeypatch):
     rng = np.random.default_rng(0)
     features, others = (rng.normal(size=(n, 6)).astype(np.float32) for n in (23, 50))
     where = rng.random(50) < 0.8
@@ -43,8 +43,8 @@ def test_kth_cosine_is_that_of_scikit_learns_neighbours(monkeypatch):
         neighbors, "_BLOCK_ELEMENTS", 50 * 10
     )  # blocks of ten rows, the last padded
     found = neighbors.kth_cosine(features, others, 3, where=where)
-    neighbours = NearestNeighbors(n_neighbors=3, metric="cosine").fit(others[where])
-    np.testing.assert_allclose(found, 1 - neighbours.kneighbors(features)[0][:, 2], atol=1e-5)
+    theirs = NearestNeighbors(n_neighbors=3, metric="cosine").fit(others[where])
+    np.testing.assert_allclose(found, 1 - theirs.kneighbors(features)[0][:, 2], atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", ["digits_run", "scl_run"])

@@ -112,7 +112,7 @@ def test_the_command_measures_the_test_set(recipe, features, request, capsys):
     assert list(found) == ["step", "labels", "features", "images", "queries", *retrieval.METRICS]
     assert (found["labels"], found["images"], found["queries"]) == ("own", 360, 360)
     for name in retrieval.METRICS:
-        # Cosines in float32 may swap two neighbours.
+        # Cosines in float32 may swap two neighbors.
         assert found[name] == pytest.approx(expected[name], abs=3e-3), name
     text = capsys.readouterr().out
     assert "360 queries, own labels" in text and f"{found['map@r']:.4f}" in text

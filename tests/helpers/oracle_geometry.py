@@ -16,7 +16,7 @@ def unit(x):
 
 
 def erank(matrix):
-    """exp(-sum p log p) of the normalised singular values; 0 of the zero matrix."""
+    """exp(-sum p log p) of the normalized singular values; 0 of the zero matrix."""
     values = np.linalg.svd(matrix, compute_uv=False)
     if not values.any():
         return 0.0
@@ -27,10 +27,10 @@ def erank(matrix):
 
 def covariance(rows):
     """Covariance of rows, with 1/n; zero for rows that differ by rounding alone."""
-    centred = rows - rows.mean(axis=0)
-    if np.sum(centred**2) <= ROUNDING**2 * np.sum(rows**2):
-        centred = np.zeros_like(centred)
-    return centred.T @ centred / len(rows)
+    centered = rows - rows.mean(axis=0)
+    if np.sum(centered**2) <= ROUNDING**2 * np.sum(rows**2):
+        centered = np.zeros_like(centered)
+    return centered.T @ centered / len(rows)
 
 
 def ratio(a, b):
@@ -119,14 +119,14 @@ def _between_classes(rows, means, unit_means, several):
         inverse = np.linalg.pinv(between, rcond=1e-10, hermitian=True)
         out["nc1"] = np.trace(within @ inverse) / classes
 
-    centred = means - means.mean(axis=0)
+    centered = means - means.mean(axis=0)
     size = max(np.linalg.norm(m) for m in means)
     for i in range(classes):
-        if np.linalg.norm(centred[i]) <= ROUNDING * size:
-            centred[i] = 0
-    lengths = np.linalg.norm(centred, axis=1)
+        if np.linalg.norm(centered[i]) <= ROUNDING * size:
+            centered[i] = 0
+    lengths = np.linalg.norm(centered, axis=1)
     out["nc2_equinorm"] = ratio(lengths.std(), lengths.mean())
-    ways = unit(centred)
+    ways = unit(centered)
     out["nc2_equiangular"] = np.mean(
         [abs(ways[a] @ ways[b] + 1 / (classes - 1)) for a, b in pairs(classes)]
     )
@@ -173,10 +173,10 @@ def _with_prototypes(rows, units, means, unit_means, w, b):
     inner[np.linalg.norm(inner, axis=1) <= ROUNDING] = 0
     inner = unit(inner)
     out["mir_centered"], out["hdr_centered"] = mir_and_hdr(inner @ inner.T, shifted @ shifted.T)
-    centred = means - means.mean(axis=0)
-    if np.linalg.norm(centred) <= ROUNDING * np.linalg.norm(means):
-        centred = np.zeros_like(centred)
-    out["nc3"] = np.linalg.norm(unit(w.ravel()) - unit(centred.ravel()))
+    centered = means - means.mean(axis=0)
+    if np.linalg.norm(centered) <= ROUNDING * np.linalg.norm(means):
+        centered = np.zeros_like(centered)
+    out["nc3"] = np.linalg.norm(unit(w.ravel()) - unit(centered.ravel()))
     cosines = [ways[a] @ ways[b] for a, b in pairs(classes)]
     out["cosine_prototypes_mean"], out["cosine_prototypes_std"] = np.mean(cosines), np.std(cosines)
     return out

@@ -43,7 +43,7 @@ def abstract(config, num_classes=10):
     )
 
 
-def initialised(config, num_classes=10, seed=0):
+def initialized(config, num_classes=10, seed=0):
     model = model_lib.build(config, num_classes)
     shape = (config.image_size, config.image_size, config.channels)
     return model, jitted_init(model, jax.random.key(seed), shape)
@@ -387,7 +387,7 @@ def uniform_of_bound(weights, bound):
 
 
 def test_convolutions_start_as_an_untruncated_normal_of_fan_out():
-    _, variables = initialised(configured(width=64))
+    _, variables = initialized(configured(width=64))
     kernel = np.asarray(variables["params"]["backbone"]["conv2"]["kernel"])
     std = (2 / (3 * 3 * 64)) ** 0.5
     assert abs(kernel.std() / std - 1) < 0.02
@@ -402,7 +402,7 @@ def test_convolutions_start_as_an_untruncated_normal_of_fan_out():
 
 
 def test_linear_layers_and_heads_start_as_torchs_linear():
-    _, variables = initialised(
+    _, variables = initialized(
         configured(width=64, loss="cross_entropy", embedding="signed", embedding_dim=400), 50
     )
     params = variables["params"]
@@ -433,7 +433,7 @@ def test_a_vit_starts_as_torchvisions():
 
 def test_initial_weights_are_a_function_of_the_key():
     config = configured(embedding="signed")
-    same, again, other = (initialised(config, seed=seed)[1]["params"] for seed in (1, 1, 2))
+    same, again, other = (initialized(config, seed=seed)[1]["params"] for seed in (1, 1, 2))
     jax.tree.map(np.testing.assert_array_equal, same, again)
     assert not np.allclose(same["prototypes"], other["prototypes"])
 
@@ -488,7 +488,7 @@ def test_the_projection_head_is_none_a_matrix_or_an_mlp(projection):
 
 
 def test_statistics_move_in_training_by_a_tenth_and_stay_in_evaluation():
-    model, variables = initialised(configured())
+    model, variables = initialized(configured())
     images = random_images(16, 8)
     _, same = forward(model, variables, images, train=False)
     jax.tree.map(np.testing.assert_array_equal, same, variables["batch_stats"])
@@ -545,7 +545,7 @@ def test_every_loss_gets_the_head_that_it_needs():
 
 @pytest.mark.parametrize("num_classes, width", [(9, 8), (10, 16)])
 def test_the_etf_is_an_exact_simplex_that_no_optimizer_sees(num_classes, width):
-    model, variables = initialised(configured(loss="nonl", head="etf", width=width), num_classes)
+    model, variables = initialized(configured(loss="nonl", head="etf", width=width), num_classes)
     assert set(variables["params"]) == {"backbone"}
     prototypes, bias = classifier_lib.classifier(variables)
     assert bias is None and prototypes.dtype == jnp.float32

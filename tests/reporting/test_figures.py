@@ -284,12 +284,12 @@ def test_a_class_without_test_images_has_no_point():
     assert axis.lines[0].get_xdata().tolist() == [1, 2]
 
 
-def test_of_many_classes_neighbours_are_averaged():
+def test_of_many_classes_neighbors_are_averaged():
     runs = [long_tail(np.linspace(0, 1, 100), counts=range(1, 101), num_classes=100)]
     axis = comparison_figures.classes(only(runs)).axes[0]
     assert len(axis.lines[0].get_ydata()) == 20
     assert axis.lines[0].get_ydata()[0] == pytest.approx(100 * 97 / 99)
-    assert "means of 5 neighbours" in axis.get_xlabel()
+    assert "means of 5 neighbors" in axis.get_xlabel()
 
 
 def test_balanced_runs_have_no_picture_of_classes():

@@ -243,7 +243,7 @@ def test_matrices_of_many_classes_are_pictures(tmp_path):
     assert found["matrix"] is None and found["picture"].startswith("data:image/png;base64,")
     image = Image.open(io.BytesIO(base64.b64decode(found["picture"].partition(",")[2])))
     assert image.size == (30, 30)
-    # The diagonal has the full colour, and what is at the target lets the page show through.
+    # The diagonal has the full color, and what is at the target lets the page show through.
     pixels = np.asarray(image.convert("RGBA"))
     assert tuple(pixels[3, 3]) == (*page_classes._ABOVE, 255)
     at_target = page_classes.picture(np.full((30, 30), -1 / 29), -1 / 29)

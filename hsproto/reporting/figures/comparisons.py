@@ -225,7 +225,7 @@ def classes(comparison: Comparison) -> "Figure | None":
             markersize=5, linewidth=0.8, elinewidth=1.2,
         )  # fmt: skip
     axis.set(ylabel="test accuracy, %", ylim=(0, 103), xlim=(0.4, len(counts) + 0.6))
-    also = f", means of {together} neighbours" if together > 1 else ""
+    also = f", means of {together} neighbors" if together > 1 else ""
     axis.set_xlabel(f"classes by training images, most first{also}")
     _name_classes(axis, first)
     axis.grid(axis="y", alpha=0.25)
