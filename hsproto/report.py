@@ -32,23 +32,19 @@ from hsproto.runs.summary import format_table
 MOST_SHOWN_ALONE = 4
 
 
-def markdown(summaries):
-    """A table of several runs' main figures, a row each: {name: summary}."""
-    tested = {c for summary in summaries.values() for c in summary["test"]}
-    in_tail = [c for c in LONG_TAIL if c in tested and c not in METRICS]
+def finished_runs(summaries: dict) -> table_lib.Table:
+    """Return the table of single runs' main figures, a row each, from {name: summary}."""
+    tested = {name for summary in summaries.values() for name in summary["test"]}
+    in_tail = [name for name in LONG_TAIL if name in tested and name not in METRICS]
     columns = ("accuracy", *in_tail, "nc1", "erank_inter", "erank_weights", "weight_alignment")
     columns += ("cosine_prototypes_mean", "mir_gap")
-    lines = [
-        "| run | loss | " + " | ".join(f"{c}" for c in columns) + " |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    rows = []
     for name, summary in summaries.items():
-        values = [summary["test" if c.startswith("accuracy") else "train"].get(c) for c in columns]
-        cells = " | ".join(map(format_number, values))
-        lines.append(f"| {table_lib.escape(name)} | {summary['config']['loss']} | {cells} |")
-    lines.append("")
-    lines.append("Accuracy is on the test set, the geometry on the training set.")
-    return "\n".join(lines) + "\n"
+        splits = ["test" if column.startswith("accuracy") else "train" for column in columns]
+        values = [summary[split].get(column) for split, column in zip(splits, columns, strict=True)]
+        rows.append(((name, summary["config"]["loss"]), tuple(map(format_number, values))))
+    note = "Accuracy is on the test set, the geometry on the training set."
+    return table_lib.Table("runs", "Finished runs", note, ("run", "loss"), columns, rows)
 
 
 def main(argv):
@@ -66,55 +62,60 @@ def main(argv):
     args = parser.parse_args(argv)
     for path in args.workdirs:
         if not os.path.isdir(path):
-            raise UserError(f"{path}: no such folder, so no finished run there")
-    found = run_lib.read(args.workdirs)
+            raise UserError(f"{path}: no such folder, so there is no run in it")
+    runs = run_lib.read(args.workdirs)
     try:
         os.makedirs(os.path.join(args.out, "tables"), exist_ok=True)
     except OSError as error:
         raise UserError(f"--out={args.out} is no folder to write to: {error.strerror}") from None
 
-    kept, duplicates = grouping.drop_duplicates(found)
-    made = training_tables.build(kept)
-    for each in made:
-        path = os.path.join(args.out, "tables", each.name)
-        write_text(f"{path}.md", table_lib.to_markdown(each))
-        write_text(f"{path}.csv", table_lib.to_csv(each))
-    finished = [run for run in found if run.summary]
-    pictures = run_figures.write_all(kept, os.path.join(args.out, "figures"))
-    alone = finished if len(found) <= MOST_SHOWN_ALONE else []
+    distinct, duplicates = grouping.drop_duplicates(runs)
+    tables = training_tables.build(distinct)
+    for table in tables:
+        path = os.path.join(args.out, "tables", table.name)
+        write_text(f"{path}.md", table_lib.to_markdown(table))
+        write_text(f"{path}.csv", table_lib.to_csv(table))
+    finished = [run for run in runs if run.summary]
+    figures = run_figures.write_all(distinct, os.path.join(args.out, "figures"))
+    alone = finished if len(runs) <= MOST_SHOWN_ALONE else []
     for number, run in enumerate(alone):
-        out = os.path.join(args.out, f"{number:02d}_{os.path.basename(run.name)}")
-        os.makedirs(out, exist_ok=True)
-        drawn = run_figures.write_figures(run.workdir, out, svg=True)
-        print(format_table(run.summary), *drawn, sep="\n", end="\n\n")
-        pictures += drawn
-    remarks = _remarks(found, duplicates)
-    sections = [table_lib.to_markdown(each) for each in made]
+        figures += _show_alone(run, number, args.out)
+    remarks = _remarks(runs, duplicates)
+    sections = [table_lib.to_markdown(table) for table in tables]
     for text in [*([] if alone else sections), *remarks]:
         print(text)
     if finished:
-        each = markdown({run.name: run.summary for run in finished})
-        sections.append(f"## Finished runs\n\n{each}")
-    links = [os.path.relpath(path, args.out) for path in pictures if path.endswith(".png")]
+        main_figures = finished_runs({run.name: run.summary for run in finished})
+        sections.append(table_lib.to_markdown(main_figures))
+    links = [os.path.relpath(path, args.out) for path in figures if path.endswith(".png")]
     sections += [f"![{table_lib.escape(link)}](<{link}>)\n" for link in links]
     path = os.path.join(args.out, "report.md")
-    head = f"# {len(found)} run{'s' if len(found) > 1 else ''}\n"
+    head = f"# {len(runs)} run{'s' if len(runs) > 1 else ''}\n"
     write_text(path, "\n".join([head, *(f"{table_lib.escape(r)}\n" for r in remarks), *sections]))
-    written = page.write(kept, args.out, LONG_TAIL | METRICS, _remarks([], duplicates))
+    written = page.write(distinct, args.out, LONG_TAIL | METRICS, _remarks([], duplicates))
     print(path, written[0], sep="\n")
     return 0
 
 
-def _remarks(found, duplicates):
-    """A line each on runs that are not finished, that count once, and lines that are broken."""
+def _show_alone(run, number, out):
+    """Print a run's table and draw its figures into a folder of its own; return their paths."""
+    folder = os.path.join(out, f"{number:02d}_{os.path.basename(run.name)}")
+    os.makedirs(folder, exist_ok=True)
+    figures = run_figures.write_figures(run.workdir, folder, svg=True)
+    print(format_table(run.summary), *figures, sep="\n", end="\n\n")
+    return figures
+
+
+def _remarks(runs, duplicates):
+    """Return a line each on runs that are unfinished, that count once, and on broken lines."""
     lines = []
-    unfinished = [f"{run.name} ({_reached(run)})" for run in found if run.summary is None]
+    unfinished = [f"{run.name} ({_reached(run)})" for run in runs if run.summary is None]
     if unfinished:
         lines.append(f"Not finished: {', '.join(unfinished)}.")
     if duplicates:
         names = ", ".join(run.name for run in duplicates)
         lines.append(f"Left out of the tables, as settings and seed are another run's: {names}.")
-    broken = [f"{run.name} ({run.broken_lines})" for run in found if run.broken_lines]
+    broken = [f"{run.name} ({run.broken_lines})" for run in runs if run.broken_lines]
     if broken:
         lines.append(f"Lines of metrics.jsonl that cannot be read: {', '.join(broken)}.")
     return lines

@@ -105,7 +105,7 @@ def test_lines_that_cannot_be_read_and_runs_that_count_once_are_told(tmp_path, c
 def test_a_folder_without_runs_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no run there"):
         report.main([str(tmp_path), f"--out={tmp_path / 'out'}"])
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no run in it"):
         report.main([str(tmp_path / "none"), f"--out={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="no folder to write to"):
         finished(tmp_path / "runs", "a")
