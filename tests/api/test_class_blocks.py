@@ -12,6 +12,8 @@ from oracle_losses import make
 
 from hsproto import losses
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("cross_entropy", "normface", "decoupled_normface", "ntce", "nonl")
 SHAPES = {"K<B": (16, 7, 5), "K>B": (6, 23, 5)}
 

@@ -17,7 +17,10 @@ from hsproto.prototypes import finish, fit, init, logits, merge, predict, update
 ROWS, FEW, MANY, DIMS = 32, 5, 40, 6
 CASES = [(name, FEW) for name in NAMES] + [("ntce", MANY), ("nonl", MANY)]
 
-pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices"),
+]
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=5e-6)
 
 

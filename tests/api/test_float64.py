@@ -12,6 +12,8 @@ from oracle_losses import NAMES, WITH_PROTOTYPES, anchors, arguments, call, grad
 from hsproto import geometry, losses, prototypes
 from hsproto.core import class_stats
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"K<B": (9, 4, 5), "K>B": (6, 11, 5)}
 OPTIONS = [(name, shape, {}) for name in NAMES for shape in SHAPES]
 OPTIONS += [
