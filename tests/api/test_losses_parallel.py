@@ -19,7 +19,10 @@ from hsproto import losses
 DEVICES, ROWS, DIMS = 8, 32, 6
 FEW, MANY = 5, 40  # classes: fewer and more than the rows of the global batch
 
-pytestmark = pytest.mark.skipif(jax.device_count() < DEVICES, reason="needs eight devices")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(jax.device_count() < DEVICES, reason="needs eight devices"),
+]
 
 # More classes than rows is another route through NTCE and NONL. Compiling takes nearly all the
 # time, so not every loss goes every way: what NTCE and NONL exchange is the same.

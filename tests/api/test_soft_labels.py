@@ -13,6 +13,8 @@ from oracle_losses import make
 
 from hsproto import losses
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("cross_entropy", "normface", "decoupled_normface", "ntce", "nonl")
 SHAPES = {"K<B": (16, 5, 6), "K>B": (6, 13, 4), "K=2": (9, 2, 3)}
 KINDS = ("dirichlet", "mixup", "smoothed", "one_hot")

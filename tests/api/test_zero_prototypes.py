@@ -10,6 +10,8 @@ from oracle_losses import WITH_TEMPERATURE, call, make
 
 from hsproto import losses
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("normface", "decoupled_normface", "ntce", "nonl")
 SHAPES = {"K<B": (16, 5, 6), "K>B": (6, 13, 4)}
 
