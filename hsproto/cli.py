@@ -149,6 +149,14 @@ def local_path(text: str) -> str:
     return path
 
 
+def make_output_folder(out: str, inside: str = "") -> None:
+    """Create the folder of `--out`, and one inside it. Raises UserError if that is impossible."""
+    try:
+        os.makedirs(os.path.join(out, inside), exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out={out} is no folder to write to: {error.strerror}") from None
+
+
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that select a run and one of its states."""
     parser.add_argument("--workdir", type=local_path, required=True, help="the workdir of a run")

@@ -64,10 +64,7 @@ def main(argv):
         if not os.path.isdir(path):
             raise UserError(f"{path}: no such folder, so there is no run in it")
     runs = run_lib.read(args.workdirs)
-    try:
-        os.makedirs(os.path.join(args.out, "tables"), exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out={args.out} is no folder to write to: {error.strerror}") from None
+    cli.make_output_folder(args.out, "tables")
 
     distinct, duplicates = grouping.drop_duplicates(runs)
     tables = training_tables.build(distinct)

@@ -280,12 +280,7 @@ def main(argv):
     results = analyze(args.workdirs, args.baseline, args.decay, args.tolerance)
     print(format_table(results))
     if args.out:
-        try:
-            os.makedirs(args.out, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--out={args.out} is no folder to write to: {error.strerror}"
-            ) from None
+        cli.make_output_folder(args.out)
         options = {k: getattr(args, k) for k in ("baseline", "decay", "tolerance")}
         content = to_json({"options": options, "runs": results}, indent=1)
         write_text(os.path.join(args.out, "convergence.json"), content)

@@ -117,11 +117,8 @@ class TrainingLoop:
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         for name in ("loss", "gradient_norm"):
             if not math.isfinite(metrics[name]):
-                saved = self._last_saved()
-                raise NonFiniteLoss(
-                    f"the {name.replace('_', ' ')} of step {step} is {metrics[name]}; training "
-                    f"stopped. Last good checkpoint: {f'step {saved}' if saved else 'none yet'}. "
-                    "A lower base_lr, a higher temperature or a warm-up usually helps"
+                raise self._non_finite(
+                    f"the {name.replace('_', ' ')} of step {step} is {metrics[name]}"
                 )
         if step % self._config.log_every == 0 or step == self.total:
             self._using.metrics.write(step, metrics)
@@ -130,12 +127,15 @@ class TrainingLoop:
     def _check_finite(self, state, step):
         """Raise NonFiniteLoss if a step with a finite loss has made parameters that are not."""
         if not self._is_finite(state.variables):
-            saved = self._last_saved()
-            raise NonFiniteLoss(
-                f"step {step} made parameters that are not finite; training stopped. Last good "
-                f"checkpoint: {f'step {saved}' if saved else 'none yet'}. A lower base_lr, a "
-                "higher temperature or a warm-up usually helps"
-            )
+            raise self._non_finite(f"step {step} made parameters that are not finite")
+
+    def _non_finite(self, what):
+        saved = self._last_saved()
+        return NonFiniteLoss(
+            f"{what}; training stopped. Last good checkpoint: "
+            f"{f'step {saved}' if saved else 'none yet'}. "
+            "A lower base_lr, a higher temperature or a warm-up usually helps"
+        )
 
     def _evaluate_and_log(self, state, step):
         evaluation = self._evaluate(state, step)
