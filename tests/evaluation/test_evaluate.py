@@ -146,7 +146,7 @@ def test_the_report_has_a_row_and_two_pictures_a_run(digits_run, scl_run, tmp_pa
     assert len(list(tmp_path.glob("*/cosines.png"))) == 2
     with Image.open(next(tmp_path.glob("*/training.png"))) as picture:
         assert picture.size[0] > 1000
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no such folder"):
         report.main([str(tmp_path / "none"), f"--out={tmp_path}"])
 
 
