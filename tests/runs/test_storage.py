@@ -67,9 +67,17 @@ def test_what_repeats_is_said_once_a_minute(monkeypatch, recwarn):
 
 
 def test_a_write_is_repeated_until_it_succeeds():
-    errors = [OSError(errno.EIO, "Input/output error")] * 2
-    assert persist(lambda: errors and (_ for _ in ()).throw(errors.pop())) is None
-    assert persist(lambda: open("/none/at/all", "w")).errno == errno.ENOENT
+    def write():
+        attempts.append(1)
+        if len(attempts) < needed:
+            raise OSError(errno.EIO, "Input/output error")
+
+    for needed, error in ((3, None), (4, errno.EIO)):
+        attempts = []
+        ended = persist(write)
+        assert (ended and ended.errno) == error and len(attempts) == 3
+    with pytest.raises(FileNotFoundError):
+        persist(lambda: open("/none/at/all", "w"))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
