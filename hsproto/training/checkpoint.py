@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from hsproto.errors import UserError, one_line
 from hsproto.parallel import processes
 
+FOLDER = "checkpoints"  # of a workdir
 _MAX_LENGTH = 200  # of quoted errors: Orbax's and TensorStore's can fill pages
 
 
@@ -17,13 +18,23 @@ class Checkpoints:
     """The checkpoints in `workdir`/checkpoints, by step. Leaving the context waits for saves.
 
     `keep` is the number of checkpoints to retain, for a run that writes them; None to only read.
+    `metadata`, as JSON holds it, is saved with each.
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        keep: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=bool(keep))
-        self._keep = keep
-        self._directory = os.path.abspath(os.path.join(workdir, "checkpoints"))
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        self._keep, self._metadata = keep, metadata
+        self._directory = os.path.abspath(os.path.join(workdir, FOLDER))
+        # Without it Orbax warns, when metadata are read, that it cannot restore the checkpoint.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, item_handlers=handler
+        )
 
     def __enter__(self):
         return self
@@ -35,6 +46,16 @@ class Checkpoints:
         """Return the steps of the committed checkpoints, ascending."""
         return sorted(self._manager.all_steps())
 
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """Return what was saved with the checkpoint of a step, or the newest; {} if nothing was."""
+        step = max(self.steps(), default=None) if step is None else step
+        if step is None:
+            return {}
+        try:
+            return self._manager.metadata(step).custom_metadata or {}
+        except Exception:  # Orbax raises many kinds; `restore` says what is damaged
+            return {}
+
     def save(self, step: int, state: Any) -> None:
         """Start saving `state`, unless the step is saved already.
 
@@ -43,7 +64,9 @@ class Checkpoints:
         self.wait()
         if step not in self._manager.all_steps():
             args = ocp.args.StandardSave(state._asdict())
-            self._attempt(lambda: self._manager.save(step, args=args))
+            self._attempt(
+                lambda: self._manager.save(step, args=args, custom_metadata=self._metadata)
+            )
 
     def wait(self) -> None:
         """Wait until the last save is committed or has failed."""
