@@ -1,6 +1,7 @@
 """The command line: the commands by name, flags, a config file with overrides, exit statuses."""
 
 import argparse
+import contextlib
 import errno
 import importlib
 import os
@@ -9,7 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hsproto.errors import UserError
+from hsproto.errors import RunFailure, UserError
+from hsproto.parallel import signals
 
 
 class Command(NamedTuple):
@@ -72,7 +74,8 @@ def _dispatch(argv):
         return 0
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
-    return _load(name)(rest)
+    with signals.exit_if_terminated() if name == "train" else contextlib.nullcontext():
+        return _load(name)(rest)
 
 
 def _load(name):
@@ -195,6 +198,11 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
     return config
 
 
+_STORAGE_ERRORS = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+
+
 def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     """Run `main(argv)` and exit: with status 0, or 2 and one line for what the user can fix."""
     # Python's own handler raises KeyboardInterrupt anywhere, including JAX's callbacks, which
@@ -205,12 +213,15 @@ def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     except UserError as error:
         print(f"hsproto: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunFailure as error:
+        print(f"hsproto: {error}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, e.g. `head`, is gone; at exit Python would flush once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+        if error.errno not in _STORAGE_ERRORS:
             raise
         print(f"hsproto: cannot write: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,8 +1,12 @@
-"""The one exception for what a user can mend: a line that says what is wrong and the way out."""
+"""What ends a command with one line that says what is wrong and the way out."""
 
 
 class UserError(Exception):
     """Bad input. The command line prints its message as one line and exits with status 2."""
+
+
+class RunFailure(Exception):
+    """What ends a run from outside, as lost storage. Printed as one line; status 1."""
 
 
 def one_line(error, length=None):

@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 
 import argparse
 import os
+import warnings
 
 import jax
 from ml_collections import ConfigDict
@@ -22,17 +23,19 @@ from hsproto import config as config_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, sampler
-from hsproto.errors import UserError
+from hsproto.errors import RunFailure, UserError, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel import processes
+from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
 from hsproto.runs import config_file, data_file
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
+from hsproto.runs.storage import persist
 from hsproto.training import known_data
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
@@ -49,12 +52,23 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
         profile_steps: Steps to profile (`hsproto.training.profiler`); 0: none.
 
     Returns:
-        The run's summary, or None if it was stopped (`parallel.processes.Preemption`).
+        The run's summary, or None if it was stopped (`parallel.preemption`).
 
     Raises:
         UserError: Before any training, for what the user can fix.
         NonFiniteLoss: If training diverges.
+        RunFailure: If the results could not be kept, or the workdir was removed.
     """
+    with Preemption() as preemption:
+        try:
+            return _train(config, workdir, profile_steps, preemption)
+        except FileNotFoundError:
+            if os.path.exists(workdir):
+                raise
+            raise RunFailure(f"--workdir={workdir} was removed while its run went on") from None
+
+
+def _train(config, workdir, profile_steps, preemption):
     mesh = mesh_lib.make_mesh()
     _check(config, mesh)
     earlier = _claim(workdir, config)
@@ -77,10 +91,7 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
         config_file.write(workdir, config)
 
     metadata = {known_data.KEY: data}
-    with (
-        Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints,
-        processes.Preemption() as preemption,
-    ):
+    with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(state_lib.abstract(config, mesh))
         if restored is None:
             state, start = state_lib.create(config, mesh), 0
@@ -104,10 +115,32 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
         config, loop.total, evaluation, mesh, loop.progress.images_per_second
     )
     if processes.is_main():
-        summary_lib.write_results(workdir, summary, evaluation, splits.train.class_names)
-        log_main(summary_lib.format_table(summary))
-        run_figures.write_figures(workdir, workdir)
+        _write_results(workdir, summary, evaluation, splits.train.class_names)
+        if metrics.failure:
+            raise RunFailure(metrics.failure)
     return summary
+
+
+def _write_results(workdir, summary, evaluation, class_names):
+    error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
+    log_main(summary_lib.format_table(summary))
+    if error:
+        raise RunFailure(
+            f"--workdir={workdir}: the results could not be written: {one_line(error)}; the last "
+            "checkpoint is kept, and the same command writes them when the storage is mended"
+        )
+    _draw(workdir)
+
+
+def _draw(workdir):
+    """Write the pictures, without which a run is finished too."""
+    try:
+        run_figures.write_figures(workdir, workdir)
+    except OSError as error:
+        warnings.warn(
+            f"the pictures could not be written: {one_line(error)}; the same command draws them",
+            stacklevel=2,
+        )
 
 
 def _check(config, mesh):
@@ -130,7 +163,7 @@ def _finished(workdir, config):
         return None
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
-        run_figures.write_figures(workdir, workdir)
+        _draw(workdir)
     return summary
 
 

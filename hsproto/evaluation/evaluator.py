@@ -1,5 +1,6 @@
 """Accuracy and geometry of a state of a run, on both splits."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,6 @@ from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import snapshots
-from hsproto.runs.progress import ItemProgress
 from hsproto.training import objective
 
 
@@ -96,23 +96,33 @@ class Evaluator:
         self._take = jax.jit(lambda x, rows: x[rows], out_shardings=whole)
 
     def evaluate(
-        self, variables: Any, adjustment: float = 1.0, snapshot_points: int = 0
+        self, variables: Any, snapshot_points: int = 0, poll: Callable[[], Any] = lambda: None
     ) -> Evaluation:
         """Measure accuracy and geometry on both splits, as exact sums over their images.
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions of
         the class means, over the training set, of the outputs of SCL's head. `accuracy_class_means`
-        is that of the same training-free classifier, for any run. `adjustment` and
-        `snapshot_points` are as in `measure`.
+        is that of the same training-free classifier, for any run. `snapshot_points` is as in
+        `measure`; `poll` is called after each batch, and may raise to end the evaluation.
         """
-        train, test = (self.embed_all(variables, loader) for loader in self._loaders)
+        train, test = (
+            self.embed_all(variables, loader, lambda _: poll()) for loader in self._loaders
+        )
         weights, bias = classifier_lib.classifier(variables)
-        return self.measure(self._config, train, test, weights, bias, adjustment, snapshot_points)
+        return self.measure(
+            self._config, train, test, weights, bias, snapshot_points=snapshot_points
+        )
 
     def embed_all(
-        self, variables: Any, loader: Loader, progress: ItemProgress | None = None
+        self,
+        variables: Any,
+        loader: Loader,
+        after_batch: Callable[[int], Any] | None = None,
     ) -> Embedded:
-        """Embed all images of a loader; rows are in no particular order."""
+        """Embed all images of a loader; rows are in no particular order.
+
+        `after_batch` is called with the number of images that are done.
+        """
         size, num_images = self._config.eval_batch_size, len(loader)
         batches = -(-num_images // size)
         # Batch j fills column j of [size, batches, D]: each device writes to its own rows only.
@@ -124,8 +134,8 @@ class Evaluator:
             columns = self._place(columns, outputs, j)
             labels.append(self._on_host(batch["label"]))
             where.append(self._on_host(batch["where"]))
-            if progress:
-                progress.update(min((j + 1) * size, num_images))
+            if after_batch:
+                after_batch(min((j + 1) * size, num_images))
         return Embedded(
             *map(self._flat, columns), np.stack(labels, 1).ravel(), np.stack(where, 1).ravel()
         )

@@ -93,7 +93,7 @@ class TrainedRun:
     def embed(self, source: Source, progress: ItemProgress | None = None) -> Embedded:
         """Return all images of a source as features."""
         opened = loader.open_loader(source, self.config, self.mesh)
-        return self._evaluator.embed_all(self.variables, opened, progress)
+        return self._evaluator.embed_all(self.variables, opened, progress and progress.update)
 
     def evaluate(self, adjustment: float = 1.0) -> Evaluation:
         """Return accuracy and geometry on both splits, as `Evaluator.evaluate`."""

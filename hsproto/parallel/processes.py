@@ -1,4 +1,4 @@
-"""The processes of one run: how they join, agree on where to stop, and exit when one is lost.
+"""The processes of one run: how they join, and exit when one is lost.
 
 All processes run the same command, each with its own devices. On Cloud TPU pods, Slurm, Open MPI
 and Kubernetes `--distributed` is enough; elsewhere give the address of process 0, the number of
@@ -9,9 +9,7 @@ The workdir must be a folder that all of them share.
 import argparse
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 
@@ -109,38 +107,3 @@ def _exit_lost(error):
         time.sleep(2)
     # A regular exit would wait for the lost process.
     os._exit(1)
-
-
-class Preemption:
-    """Whether a run must save and exit: after SIGTERM or SIGINT.
-
-    A second SIGINT kills. With several processes only SIGTERM counts: the process that gets it
-    notifies the others, and all stop at the same step (JAX's preemption service, which handles the
-    signal).
-    """
-
-    def __enter__(self):
-        self._requested = False
-        self._previous = {}
-        self._many = jax.process_count() > 1
-        numbers = () if self._many else (signal.SIGTERM, signal.SIGINT)
-        if threading.current_thread() is threading.main_thread():
-            for number in numbers:
-                self._previous[number] = signal.signal(number, self._request)
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def reached(self, step: int) -> bool:
-        """Return whether to save and end after `step`; must be called at every step."""
-        if self._many:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._requested
-
-    def _request(self, number, _):
-        self._requested = True
-        os.write(2, b"stopping after this step\n")
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, self._previous[signal.SIGINT])

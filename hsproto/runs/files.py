@@ -1,5 +1,6 @@
 """Files of a workdir: written whole or not at all, and JSON that is checked as it is read."""
 
+import contextlib
 import json
 import math
 import os
@@ -15,10 +16,15 @@ from hsproto.errors import UserError
 def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
     """Replace a file by what `write(temporary_path)` writes: whole, or not at all if it fails."""
     temporary = f"{path}.tmp"
-    write(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

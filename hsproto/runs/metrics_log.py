@@ -6,8 +6,9 @@ import math
 import os
 from typing import Any
 
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line
 from hsproto.runs.files import to_json, write_text
+from hsproto.runs.storage import Complaints, persist
 
 
 def parse_metrics(path: str | os.PathLike) -> tuple[list[dict], int]:
@@ -38,21 +39,28 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
 class MetricsWriter:
     """Appends to `workdir`/metrics.jsonl, whose lines after `step`, of a killed run, it drops.
 
-    Only one process of a run is `active`; the others write nothing.
+    Lines that the storage does not take are kept in memory and written when it does. Only one
+    process of a run is `active`; the others write nothing.
+
+    Attributes:
+        failure: Once closed, why lines were lost; None if none were.
     """
 
     def __init__(
         self, workdir: str | os.PathLike, step: int = 0, tensorboard: bool = False, active=True
     ):
-        self._file = self._events = None
+        self._file = self._events = self.failure = None
         self._evaluated = set()
         if not active:
             return
-        path = os.path.join(workdir, "metrics.jsonl")
+        self._path = path = os.path.join(workdir, "metrics.jsonl")
         earlier = [record for record in read_metrics(path) if record["step"] <= step]
         self._evaluated = {r["step"] for r in earlier if any("/" in name for name in r)}
         write_text(path, "".join(to_json(record) + "\n" for record in earlier))
-        self._file = open(path, "a")
+        self._file = open(path, "r+b", buffering=0)
+        self._length = self._file.seek(0, os.SEEK_END)
+        self._unwritten = b""
+        self._complaints = Complaints()
         self._events = _event_writer(workdir, step) if tensorboard else None
 
     def __enter__(self):
@@ -69,18 +77,41 @@ class MetricsWriter:
         """Append one line. TensorBoard gets those metrics that are finite."""
         if not self._file:
             return
-        self._file.write(to_json({"step": step, **metrics}) + "\n")
-        self._file.flush()
+        self._unwritten += (to_json({"step": step, **metrics}) + "\n").encode()
+        try:
+            self._write()
+        except OSError as error:
+            self._complaints.warn(
+                f"metrics.jsonl could not be written: {one_line(error, 200)}; the run goes on and "
+                "keeps its lines in memory"
+            )
         if self._events:
             for name, value in metrics.items():
                 if value is not None and math.isfinite(value):
                     self._events.add_scalar(name, value, step)
 
+    def _write(self):
+        while self._unwritten:
+            # A part of a line that an attempt has left is overwritten by the next.
+            self._file.seek(self._length)
+            written = self._file.write(self._unwritten)
+            self._length += written
+            self._unwritten = self._unwritten[written:]
+
     def close(self) -> None:
-        if self._file:
-            self._file.close()
+        """Write what is left, and close. If that fails, `failure` says what and why."""
         if self._events:
             self._events.close()
+        if not self._file:
+            return
+        error = persist(self._write)
+        self._file.close()
+        self._file = None
+        if error:
+            self.failure = (
+                f"{self._path}: its last lines could not be written: {one_line(error, 200)}"
+            )
+            self._complaints.say(self.failure)
 
 
 def check_tensorboard() -> None:

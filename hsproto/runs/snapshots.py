@@ -26,7 +26,6 @@ for the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. Writing it takes 2 
 
 import os
 import re
-import warnings
 import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -37,6 +36,7 @@ from PIL import Image
 
 from hsproto.errors import one_line
 from hsproto.runs.files import write_npz
+from hsproto.runs.storage import Complaints
 
 MAX_CLASSES = 30  # more could be distinguished neither by color nor in a figure
 MAX_SIDE = 64  # pixels
@@ -105,6 +105,7 @@ class SnapshotWriter:
 
     def __init__(self, workdir: str, step: int, source: Any, active: bool = True):
         self._workdir, self._source, self._active = workdir, source, active
+        self._complaints = Complaints()
         if active:
             for other, path in step_files(workdir):
                 if other > step:
@@ -124,10 +125,9 @@ class SnapshotWriter:
             path = os.path.join(folder(self._workdir), f"{step:08d}.npz")
             write_npz(path, arrays)
         except OSError as error:
-            reason = one_line(error, 200)
-            warnings.warn(
-                f"the snapshot of step {step} could not be written: {reason}; the run goes on",
-                stacklevel=2,
+            self._complaints.warn(
+                f"the snapshot of step {step} could not be written: {one_line(error, 200)}; the "
+                "run goes on"
             )
 
     def _write_points(self, snapshot):

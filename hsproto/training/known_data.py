@@ -1,11 +1,10 @@
 """Whether the data are those that a run was trained on: its data.json, else its checkpoint's."""
 
-import os
 from typing import Any
 
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.runs import data_file
-from hsproto.training import checkpoint as checkpoint_lib
+from hsproto.training.checkpoint import Checkpoints
 
 KEY = "data"  # of a fingerprint in the metadata of a checkpoint
 
@@ -30,9 +29,6 @@ def check(workdir: str, now: dict[str, Any], way_out: str, step: int | None = No
 
 
 def _of_checkpoint(workdir, step):
-    # Opening would create the folder.
-    if not os.path.isdir(os.path.join(workdir, checkpoint_lib.FOLDER)):
-        return None
-    with checkpoint_lib.Checkpoints(workdir) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         stored = checkpoints.metadata(step).get(KEY)
     return stored if data_file.is_fingerprint(stored) else None

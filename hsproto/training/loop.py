@@ -5,17 +5,17 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.data import long_tail
 from hsproto.errors import UserError
-from hsproto.parallel.processes import Preemption, all_processes, log_main
+from hsproto.parallel.preemption import Preemption, Stopped
+from hsproto.parallel.processes import all_processes, log_main
 from hsproto.runs.metrics_log import MetricsWriter
 from hsproto.runs.progress import Progress
 from hsproto.runs.snapshots import SnapshotWriter
-from hsproto.training import objective
+from hsproto.training import inspection, objective
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.profiler import Profile
 from hsproto.training.state import TrainState
@@ -30,8 +30,9 @@ class NonFiniteLoss(UserError):
 class Collaborators:
     """Where a loop gets its batches, what evaluates its states, and where its results go.
 
-    `loader` is the training set's (`data.loader`). `evaluator.evaluate(variables, snapshot_points)`
-    returns metrics and a snapshot (`evaluation.evaluator`, of which training knows nothing).
+    `loader` is the training set's (`data.loader`). `evaluator.evaluate(variables, snapshot_points,
+    poll)` returns metrics and a snapshot and calls `poll()` between batches
+    (`evaluation.evaluator`, of which training knows nothing).
     """
 
     loader: Any
@@ -42,22 +43,18 @@ class Collaborators:
     profile: Profile
 
 
-def _is_finite(tree):
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
 class TrainingLoop:
     """The loop over steps. The metrics of a step are read while the next one runs."""
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, using: Collaborators):
         self.total = config_lib.total_steps(config)
+        self._done = 0
         self.progress = Progress(self.total, config.batch_size, log_main)
         self._config, self._using = config, using
         log_prior = None
         if config.logit_adjustment:
             log_prior = objective.log_prior(long_tail.class_counts(using.loader.source))
         self._step = make_train_step(config, mesh, log_prior)
-        self._is_finite = jax.jit(_is_finite)
         per_epoch = config_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))
@@ -72,43 +69,57 @@ class TrainingLoop:
         Raises:
             NonFiniteLoss: If a loss or gradient is not finite.
         """
-        profile, metrics = self._using.profile, self._using.metrics
+        try:
+            return self._run(state, start, preemption)
+        except Stopped:  # within an evaluation, before which the state was saved
+            self._log_stop()
+            return None
+
+    def _run(self, state, start, preemption):
+        profile, checkpoints = self._using.profile, self._using.checkpoints
         batches = profile.batches(self._using.loader.batches(start, self.total - start))
-        unread = evaluation = None
-        # A run that was killed or preempted in an evaluation saved its state before it.
-        if start and self._evaluates(start) and all_processes(not metrics.has_evaluation(start)):
-            evaluation = self._evaluate_and_log(state, start)
+        self._done = start
+        unread = evaluation = digest = None
+        if self._lacks_evaluation(start):
+            evaluation = self._evaluate_and_log(state, start, preemption)
         for step, batch in enumerate(batches, start=start + 1):
             state, measured = self._step(state, batch)
+            self._done = step
+            preemption.begin()
             profile.step(state)
             if unread:
                 self._read(*unread)
             unread = (step, measured)
-            last, stopping = step == self.total, preemption.reached(step)
+            last, stopping = step == self.total, preemption.reached()
             # Told to stop, it saves and ends; what the evaluation would write is made on resuming.
             evaluating = self._evaluates(step) and (last or not stopping)
-            saving = step % self._save_every == 0 or last or stopping
-            if evaluating or saving:
+            if evaluating or stopping or last or step % self._save_every == 0:
                 # A state is evaluated or saved only once it and its loss are known to be finite.
                 self._read(*unread)
                 unread = None
-                self._check_finite(state, step)
+                digest = self._inspect(state, step)
                 self.progress.pause()
                 profile.pause(state)
                 # Saved first: an evaluation may fail, or be cut short.
-                if saving:
-                    self._using.checkpoints.save(step, state)
+                checkpoints.save(step, state, digest)
                 if evaluating:
-                    evaluation = self._evaluate_and_log(state, step)
+                    evaluation = self._evaluate_and_log(state, step, preemption)
                 self.progress.start()
                 profile.resume()
             if stopping and not last:
-                self._log_stop(step)
+                self._log_stop()
                 return None
         self.progress.pause()
-        self._using.checkpoints.wait()
+        if digest is not None:
+            checkpoints.ensure(self.total, state, digest)
         # No step was left if the run was killed between its last checkpoint and its summary.
-        return evaluation or self._evaluate(state, self.total)
+        return evaluation or self._evaluate(state, self.total, preemption)
+
+    def _lacks_evaluation(self, start):
+        """Whether a run that was stopped in an evaluation is to make up for it."""
+        if not start or not self._evaluates(start):
+            return False
+        return all_processes(not self._using.metrics.has_evaluation(start))
 
     def _evaluates(self, step):
         return step % self._eval_every == 0 or step == self.total
@@ -124,10 +135,12 @@ class TrainingLoop:
             self._using.metrics.write(step, metrics)
         self.progress.step(step, metrics["loss"])
 
-    def _check_finite(self, state, step):
-        """Raise NonFiniteLoss if a step with a finite loss has made parameters that are not."""
-        if not self._is_finite(state.variables):
+    def _inspect(self, state, step):
+        """Return a state's digest, or raise if a finite loss made numbers that are not finite."""
+        seen = inspection.inspect(state)
+        if not seen.is_finite:
             raise self._non_finite(f"step {step} made parameters that are not finite")
+        return seen.digest
 
     def _non_finite(self, what):
         saved = self._last_saved()
@@ -137,8 +150,8 @@ class TrainingLoop:
             "A lower base_lr, a higher temperature or a warm-up usually helps"
         )
 
-    def _evaluate_and_log(self, state, step):
-        evaluation = self._evaluate(state, step)
+    def _evaluate_and_log(self, state, step, preemption):
+        evaluation = self._evaluate(state, step, preemption)
         metrics = {
             f"{split}/{name}": value
             for split, values in evaluation.metrics.items()
@@ -151,9 +164,11 @@ class TrainingLoop:
         )
         return evaluation
 
-    def _evaluate(self, state, step):
-        count = self._config.snapshot_points
-        evaluation = self._using.evaluator.evaluate(state.variables, snapshot_points=count)
+    def _evaluate(self, state, step, preemption):
+        with preemption.nothing_to_lose(self._using.checkpoints.wait):
+            evaluation = self._using.evaluator.evaluate(
+                state.variables, self._config.snapshot_points, preemption.check
+            )
         self._using.snapshots.write(step, evaluation.snapshot)
         return evaluation
 
@@ -162,10 +177,12 @@ class TrainingLoop:
         self._using.checkpoints.wait()
         return max(self._using.checkpoints.steps(), default=None)
 
-    def _log_stop(self, step):
+    def _log_stop(self):
         saved = self._last_saved()
-        if step == saved:
-            log_main(f"stopped at step {step}, saved; the same command resumes")
+        if self._done == saved:
+            log_main(f"stopped at step {saved}, saved; the same command resumes")
         else:
             resume = "the start" if saved is None else f"step {saved}"
-            log_main(f"stopped at step {step}, not saved; the same command resumes at {resume}")
+            log_main(
+                f"stopped at step {self._done}, not saved; the same command resumes at {resume}"
+            )

@@ -20,8 +20,9 @@ FIGURES = ("cosines.png", "training.png")
 
 
 def has_figures(out: str) -> bool:
-    """Return whether a folder holds the pictures of a run."""
-    return all(os.path.exists(os.path.join(out, name)) for name in FIGURES)
+    """Return whether a folder holds the pictures of a run, whole."""
+    paths = [os.path.join(out, name) for name in FIGURES]
+    return all(os.path.exists(path) and os.path.getsize(path) for path in paths)
 
 
 def write_all(runs: Sequence[Run], out: str) -> list[str]:

@@ -1,5 +1,6 @@
 """What all pictures share: names and legends of losses, panels, axes, and files."""
 
+import functools
 import math
 import os
 import textwrap
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hsproto.methods import method_of
+from hsproto.runs.files import write_atomically
 from hsproto.runs.run import Run
 
 if TYPE_CHECKING:  # matplotlib is imported where it is used, see `matplotlib`
@@ -121,9 +123,10 @@ def save(figure: "Figure", paths: Iterable[str | os.PathLike]) -> None:
         # Class names in scripts that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         for path in paths:
-            dated = os.fspath(path).endswith(".svg")
-            metadata = {"Date": None} if dated else None
-            figure.savefig(path, dpi=110, metadata=metadata)
+            kind = os.path.splitext(path)[1].removeprefix(".")
+            metadata = {"Date": None} if kind == "svg" else None
+            draw = functools.partial(figure.savefig, format=kind, dpi=110, metadata=metadata)
+            write_atomically(path, draw)
             # Computing the layout takes most of the time; the first file's serves all.
             figure.set_layout_engine("none")
     plt.close(figure)
