@@ -12,6 +12,7 @@ from small_runs import tiny_config
 from hsproto import evaluate, train
 from hsproto.errors import UserError
 from hsproto.evaluation import calibration, ood, probe, retrieval, robustness, transfer
+from hsproto.training import known_data
 from hsproto.training.checkpoint import Checkpoints
 
 NAMES = ("ant", "bee", "cat")
@@ -189,6 +190,17 @@ def test_an_earlier_run_goes_on_and_then_knows_its_data(copied, trained):
     assert (copied / "run/data.json").read_text() == (trained / "run/data.json").read_text()
     with Checkpoints(copied / "run") as checkpoints:
         assert checkpoints.metadata(3) == {} and "data" in checkpoints.metadata()
+
+
+def test_an_earlier_run_without_a_checkpoint_begins(copied):
+    workdir = copied / "begun"
+    workdir.mkdir()
+    shutil.copy(copied / "run/config.json", workdir)
+    for folder in (None, workdir / "checkpoints"):
+        if folder:
+            folder.mkdir()
+        known_data.check(workdir, {}, "")
+    assert sorted(path.name for path in workdir.iterdir()) == ["checkpoints", "config.json"]
 
 
 @pytest.mark.parametrize("start", [resume, restart])
