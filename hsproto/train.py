@@ -20,6 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, sampler
 from hsproto.errors import RunFailure, UserError, one_line
@@ -30,11 +31,12 @@ from hsproto.parallel import processes
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file
+from hsproto.runs import config_file, data_file
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
+from hsproto.training import known_data
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
@@ -71,7 +73,12 @@ def _train(config, workdir, profile_steps, preemption):
     _check(config, mesh)
     earlier = _claim(workdir, config)
     splits = load_lib.load_splits(config)
+    data = fingerprint_lib.fingerprint(splits)
+    if earlier is not None:
+        known_data.check(workdir, data, "restore the data, or use another --workdir")
     config = load_lib.resolve(config, splits, earlier)
+    if earlier is not None:
+        _check_same_run(workdir, config, earlier)
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
@@ -80,9 +87,11 @@ def _train(config, workdir, profile_steps, preemption):
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
+        data_file.write(workdir, data)  # before config.json, which makes the folder a run
         config_file.write(workdir, config)
 
-    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
+    metadata = {known_data.KEY: data}
+    with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(state_lib.abstract(config, mesh))
         if restored is None:
             state, start = state_lib.create(config, mesh), 0
@@ -190,9 +199,10 @@ def _claim(workdir, config):
 
 def _check_same_run(workdir, config, earlier):
     # Values that come from the data are compared once the data are read.
-    from_data = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
-    from_data += ["crop_on"] if config.crop_on == "auto" else []
-    changed = [k for k in config_lib.differences(config, earlier) if k not in from_data]
+    from_data = ("num_classes", "num_examples", "mean", "std")
+    unknown = [k for k in from_data if not (config[k] and earlier[k])]
+    unknown += ["crop_on"] if config.crop_on == "auto" else []
+    changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
     if changed:
         values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
         raise UserError(

@@ -2,12 +2,12 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
 
-from hsproto.data import decode
+from hsproto.data import decode, file_identity
 from hsproto.data.source import DataSpec, Source, Splits
 from hsproto.errors import UserError
 
@@ -66,6 +66,9 @@ class FolderSource(decode.EncodedSource):
         if len(paths) > MAX_CHECKED_FILES:
             paths = [paths[i] for i in np.unique(self.labels, return_index=True)[1]]
         decode.check_headers(paths)
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        return file_identity.identity([self.paths[row] for row in rows])
 
 
 def load_folder(spec: DataSpec) -> Splits:

@@ -53,16 +53,21 @@ def read_splits(spec: DataSpec) -> Splits:
         splits = Splits(*(class_lists.select(split, spec.class_list) for split in splits))
     if spec.class_groups:
         splits = Splits(*(class_lists.group(split, spec.class_groups) for split in splits))
+    check_num_classes(spec, splits)
+    if spec.imbalance_factor < 1:
+        rare = long_tail.subset(splits.train, spec.imbalance_factor, spec.subset_seed)
+        splits = splits._replace(train=rare)
+    return splits
+
+
+def check_num_classes(spec: DataSpec, splits: Splits) -> None:
+    """Raise UserError if the data have another number of classes than `spec` says."""
     num_classes = len(splits.train.class_names)
     if spec.num_classes not in (0, num_classes):
         raise UserError(
             f"config key num_classes={spec.num_classes}, but {spec.dataset!r} has {num_classes} "
             f"classes: set num_classes={num_classes}, or 0 to take it from the data"
         )
-    if spec.imbalance_factor < 1:
-        rare = long_tail.subset(splits.train, spec.imbalance_factor, spec.subset_seed)
-        splits = splits._replace(train=rare)
-    return splits
 
 
 def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:

@@ -2,7 +2,9 @@
 
 import abc
 import dataclasses
+import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +19,12 @@ class Source(abc.ABC):
     Attributes:
         labels: int [N], in 0..K-1.
         class_names: K names, which the labels index.
+        labels_at_hand: whether `labels` can be had without reading the images.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
+    labels_at_hand = True
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -32,6 +36,14 @@ class Source(abc.ABC):
 
     def check(self) -> None:  # noqa: B027 - a source in memory has nothing to check
         """Raise UserError for bad input that can be found before images are streamed."""
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        """Yield what tells the images `rows` from others, wherever and whenever they are read.
+
+        It is for `data.fingerprint`, and as cheap as a source can make it. Here: the pixels.
+        """
+        for row in rows:
+            yield self[int(row)][0].tobytes()
 
 
 class PictureSource(Source):
@@ -79,12 +91,13 @@ class DataSpec:
             raise UserError(
                 f"config key source={self.source!r} needs data_dir: the location of the data"
             )
-        path = pathlib.Path(self.data_dir).expanduser()
-        if not path.exists():
+        path = os.path.expanduser(self.data_dir)
+        if not os.path.exists(path):
             raise UserError(
-                f"config key data_dir={self.data_dir} does not exist: give the location of the data"
+                f"config key data_dir={self.data_dir} does not exist: give the location of the "
+                "data, to train by --config.data_dir=DIR, to other commands by --data_dir=DIR"
             )
-        return path
+        return pathlib.Path(path)
 
 
 def data_spec(config: Any) -> DataSpec:

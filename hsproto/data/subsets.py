@@ -1,6 +1,6 @@
 """Parts of a source of images: some of its rows or classes, or other labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -52,6 +52,9 @@ class _Subset(Source):
 
     def check(self) -> None:
         self._source.check()
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        return self._source.identity(np.asarray(self._rows)[rows])
 
 
 class _PictureSubset(_Subset, PictureSource):

@@ -17,10 +17,25 @@ class Results(NamedTuple):
     table: str
 
 
-def make_parser(doc: str | None, name: str) -> cli.Parser:
-    """Return the parser of `hsproto NAME` with the flags that all measuring commands have."""
+def make_parser(doc: str | None, name: str, reads_data: bool = True) -> cli.Parser:
+    """Return the parser of `hsproto NAME` with the flags that all measuring commands have.
+
+    Args:
+        doc: of the command.
+        name: of the command.
+        reads_data: whether the command reads the data of the run, which may have moved.
+    """
     parser = cli.Parser(doc, prog=f"hsproto {name}")
     cli.add_run_flags(parser)
+    parser.set_defaults(run_data_dir="")
+    if reads_data:
+        parser.add_argument(
+            "--data_dir",
+            dest="run_data_dir",
+            type=cli.local_path,
+            metavar="DIR",
+            help="where the run's data are now; default: where they were",
+        )
     processes.add_flags(parser)
     return parser
 
@@ -35,7 +50,8 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
     """
     processes.join(args)
     with processes.exit_if_process_lost():
-        results = measure(TrainedRun(args.workdir, args.checkpoint), args)
+        opened = TrainedRun(args.workdir, args.checkpoint, args.run_data_dir)
+        results = measure(opened, args)
     if results.content is not None:
         write_results(args.workdir, name, results.content)
     processes.log_main(results.table)

@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from hsproto import prototypes
+from hsproto import cli, prototypes
 from hsproto.data import arrays, decode, folder
 from hsproto.data import load as load_lib
 from hsproto.data.source import DataSpec, Source, data_spec
@@ -162,7 +162,12 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
 def main(argv: list[str]) -> int:
     parser = command.make_parser(__doc__, "ood")
     parser.add_argument(
-        "--other", required=True, nargs="+", metavar="SET", help="npz, folder, tfds:"
+        "--other",
+        type=cli.local_path,
+        required=True,
+        nargs="+",
+        metavar="SET",
+        help="npz, folder, tfds:",
     )
     parser.add_argument("--k", type=int, default=50, help="of knn (default 50)")
     return command.run("ood", parser.parse_args(argv), measure)

@@ -1,5 +1,6 @@
 """A finished run as a classifier: its data, the features of any images, and the logits it gives."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,15 +10,17 @@ from jax.sharding import Mesh
 
 from hsproto import config as config_lib
 from hsproto import prototypes
+from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader
-from hsproto.data.source import Source, Splits
+from hsproto.data.source import Source, Splits, data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
+from hsproto.training import known_data
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.state import TrainState, abstract
 
@@ -26,15 +29,17 @@ class TrainedRun:
     """One state of a run, opened. Splits are read, and embedded, when they are first asked for.
 
     Attributes:
-        config: the resolved config.
+        config: the resolved config; its `data_dir` is the one given here, if one is.
         step: of the state.
         variables: the encoder's, and where it has one the classifier's.
         mesh: over all devices.
     """
 
-    def __init__(self, workdir: str, checkpoint: int | None = None):
+    def __init__(self, workdir: str, checkpoint: int | None = None, data_dir: str = ""):
         self.mesh = mesh_lib.make_mesh()
+        self._workdir = workdir
         self.config, state, self.step = load_state(workdir, self.mesh, checkpoint)
+        self.config.data_dir = data_dir or self.config.data_dir
         config_lib.validate(self.config)
         mesh_lib.check_divisible("eval_batch_size", self.config.eval_batch_size, self.mesh)
         self.variables = state.variables
@@ -43,8 +48,15 @@ class TrainedRun:
 
     @functools.cached_property
     def splits(self) -> Splits:
-        """The training and the test source."""
-        return load_lib.load_splits(self.config)
+        """The training and the test source. UserError if they are not those of the run."""
+        spec = data_spec(self.config)
+        # Compared below, where other classes are named and not only counted.
+        splits = load_lib.read_splits(dataclasses.replace(spec, num_classes=0))
+        now = fingerprint_lib.fingerprint(splits)
+        way_out = "restore the data, or give by --data_dir=DIR where they are now"
+        known_data.check(self._workdir, now, way_out, self.step)
+        load_lib.check_num_classes(spec, splits)
+        return splits
 
     @functools.cached_property
     def train(self) -> Embedded:

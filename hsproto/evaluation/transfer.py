@@ -29,6 +29,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from hsproto import cli
 from hsproto import config as config_lib
 from hsproto.data import decode, folder
 from hsproto.data import load as load_lib
@@ -315,13 +316,15 @@ def transfer(run: TrainedRun, args: Any) -> command.Results:
 
 
 def main(argv: list[str]) -> int:
-    parser = command.make_parser(__doc__, "transfer")
+    parser = command.make_parser(__doc__, "transfer", reads_data=False)
     parser.add_argument("--datasets", default=",".join(DATASETS), help="default: the paper's eight")
     parser.add_argument(
         "--source", default="tfds", choices=("tfds", "folder", "arrays", "digits"),
         help="how the sets are stored; default: tfds",
     )  # fmt: skip
-    parser.add_argument("--data_dir", default="", help="location of the data, as in a config")
+    parser.add_argument(
+        "--data_dir", type=cli.local_path, default="", help="location of the sets, as in a config"
+    )
     parser.add_argument("--metric", choices=METRICS, help="of other sets; default: accuracy")
     parser.add_argument("--penalties", type=int, default=45, help="how many; default: 45")
     args = parser.parse_args(argv)
