@@ -39,4 +39,6 @@ def measure(workdir, kind, content):
 
 
 def read(folder):
-    return run_lib.read([str(folder)])
+    found = run_lib.read([str(folder)])
+    assert not found.left_out
+    return found.runs
