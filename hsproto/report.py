@@ -3,10 +3,10 @@
 hsproto report runs/digits runs/scl_digits --out=report
 
 DIR is the workdir of a run or a folder that holds some at any depth. Runs that differ in nothing
-but their seeds are averaged; those that are not finished stand in rows of their own; those that are
-damaged or of a newer version are left out, with the reason. OUT/report.md has all tables; OUT/tables
-each of them, as Markdown and as CSV with a line for each value. OUT/index.html shows the same and
-training itself in a browser (`hsproto.reporting.page.page`).
+but their seeds are averaged; those that are not finished stand in rows of their own; those that
+are damaged or of a newer version are left out, with the reason. OUT/report.md has all tables;
+OUT/tables each of them, as Markdown and as CSV with a line for each value. OUT/index.html shows the
+same and training itself in a browser (`hsproto.reporting.page.page`).
 """
 
 import sys

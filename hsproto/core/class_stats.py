@@ -170,7 +170,7 @@ def directions(means: jax.Array) -> jax.Array:
 
 
 def rounding(array: jax.Array) -> float:
-    """Return the squared spread, relative to squared size, that rounding gives floats like these."""
+    """Return the squared spread, relative to squared size, that rounding gives such floats."""
     return _ROUNDING_FLOAT64 if array.dtype == jnp.float64 else _ROUNDING
 
 

@@ -96,6 +96,11 @@ def array_source(
         )
     if images.ndim == 3:
         images = images[..., None]
+    if images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
+        raise UserError(
+            f"{place} images must have 1 or 3 channels and at least one pixel; "
+            f"got shape {images.shape}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"{place} labels must be {len(images)} integers, one per image; "

@@ -15,8 +15,8 @@ it. Thresholds:
 - the converged value of the run `--baseline`: its last mean.
 
 Prints a table of shares in per cent, "-" if a metric never converges and "<" if it has converged by
-the first evaluation; with --out all results go to DIR/convergence.json and DIR/convergence.csv. Runs that are damaged or
-of a newer version are left out, with the reason.
+the first evaluation; with --out all results go to DIR/convergence.json and DIR/convergence.csv.
+Runs that are damaged or of a newer version are left out, with the reason.
 """
 
 import math
@@ -188,7 +188,7 @@ def _cell(result):
 def to_csv(
     results: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str] | None = None
 ) -> str:
-    """Return one line per run, threshold and measure, and one per {run that is left out: reason}."""
+    """Return one line per run, threshold and measure, and one per run of {left out: reason}."""
     columns = ("run", "to", "measure", "threshold", "step", "share_percent", "by_first")
     rows = [
         (name, kind, measure, *result.values())

@@ -1,5 +1,6 @@
 """config.json: the resolved config of a run, written and read here."""
 
+import contextlib
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -32,7 +33,12 @@ def read(workdir: str) -> ConfigDict | None:
     Raises:
         Unreadable: As `read_values`.
     """
-    return config_lib.from_stored(read_values(workdir)) if exists(workdir) else None
+    if not exists(workdir):
+        return None
+    config = config_lib.from_stored(read_values(workdir))
+    with _of_another_version(os.path.join(workdir, NAME)):
+        config_lib.validate(config)
+    return config
 
 
 def read_values(workdir: str) -> dict[str, Any]:
@@ -56,10 +62,16 @@ def check(path: str, values: dict[str, Any], place: str = "") -> None:
                 f"{path} was written by a newer version of hsproto (it has the config key {key})"
             )
     reading.check(path, values, reading.Object(_KINDS, required=REQUIRED), place)
-    try:
-        config = SimpleNamespace(**config_lib.with_defaults(values))
+    with _of_another_version(path):
         config_lib.check_values(values)
-        architecture.validate(config)
+        architecture.validate(SimpleNamespace(**config_lib.with_defaults(values)))
+
+
+@contextlib.contextmanager
+def _of_another_version(path):
+    """What this version refuses in a config was written by another one, or is damage."""
+    try:
+        yield
     except UserError as error:
         raise reading.Unreadable(
             f"{path} is damaged, or was written by a newer version of hsproto "

@@ -5,7 +5,7 @@ from typing import Any
 
 from hsproto.runs import reading
 from hsproto.runs.files import to_json, write_text
-from hsproto.runs.reading import FLAG, LABEL, MEASURE, MEASURES, NUMBERS, TEXT, WHOLE, Object
+from hsproto.runs.reading import FLAG, LABEL, MEASURE, NUMBER, SOME_NUMBERS, TEXT, WHOLE, Object
 
 _MEASURES = Object(others=MEASURE)
 _PROBE = Object({"passes": MEASURE, "seconds": MEASURE, "test": _MEASURES, "train": _MEASURES})
@@ -14,8 +14,8 @@ _TRANSFER = Object(
         "protocol": Object({"step": WHOLE}),
         "train_images": WHOLE,
         "test_images": WHOLE,
-        "penalty": MEASURE,
-        "penalties": MEASURES,
+        "penalty": NUMBER,
+        "penalties": SOME_NUMBERS,
         "converged": FLAG,
         **dict.fromkeys(("accuracy", "accuracy_per_class", "average_precision"), MEASURE),
     }
@@ -26,7 +26,7 @@ _ROBUSTNESS = Object(
         "layout": TEXT,
         "generated": FLAG,
         "counted": WHOLE,
-        "errors": Object(others=NUMBERS),
+        "errors": Object(others=SOME_NUMBERS),
         **dict.fromkeys(("clean_error", "mean_error", "mce"), MEASURE),
     }
 )

@@ -65,6 +65,7 @@ POSITIVE = Kind("a positive whole number", lambda value: is_type(value, int) and
 COUNTS = Kind("a list of whole numbers", lambda value: _is_list(value, COUNT.holds))
 NUMBER = Kind("a number", is_number)
 NUMBERS = Kind("a list of numbers", lambda value: _is_list(value, is_number))
+SOME_NUMBERS = Kind("a list of numbers", lambda value: NUMBERS.holds(value) and bool(value))
 # What is undefined is null.
 MEASURE = Kind("a number", lambda value: value is None or is_number(value))
 MEASURES = Kind("a list of numbers", lambda value: _is_list(value, MEASURE.holds))
@@ -152,9 +153,7 @@ def read_npz(
             raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
         raise damaged(path, error) from None
     except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged bytes
-        # NumPy's own text advises to load it all the same, which can run what it holds.
-        holds_objects = "pickle" in str(error)
-        raise damaged(path, "it holds Python objects" if holds_objects else error) from None
+        raise damaged(path, error) from None
     raise damaged(path, f"no {missing[0]!r}")
 
 
