@@ -32,6 +32,7 @@ from hsproto.runs import config_file
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
+from hsproto.training import memory
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
@@ -58,10 +59,13 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
     earlier = _claim(workdir, config)
     splits = load_lib.load_splits(config)
     config = load_lib.resolve(config, splits, earlier)
+    config_lib.validate(config)
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
         return summary
+    abstract_state = state_lib.abstract(config, mesh)
+    memory.check(config, abstract_state, mesh)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
@@ -72,7 +76,7 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
         Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints,
         processes.Preemption() as preemption,
     ):
-        restored = checkpoints.restore(state_lib.abstract(config, mesh))
+        restored = checkpoints.restore(abstract_state)
         if restored is None:
             state, start = state_lib.create(config, mesh), 0
         else:
