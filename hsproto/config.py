@@ -355,6 +355,13 @@ def _check_batch_groups(config):
             f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
             f"microbatches={config.microbatches}: each microbatch has its own statistics"
         )
+    groups = max(config.bn_groups, config.microbatches)
+    if config.embedding == "signed_bn" and rows_per_step(config) == groups:
+        raise UserError(
+            f"config key embedding='signed_bn' normalizes over at least 2 rows; batch_size="
+            f"{config.batch_size}, bn_groups={config.bn_groups}, microbatches="
+            f"{config.microbatches} leave 1, of which nothing is left"
+        )
 
 
 def _check_loss(config):

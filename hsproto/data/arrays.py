@@ -30,7 +30,15 @@ def load_digits(spec: DataSpec) -> Splits:
     Their 17 gray levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
     stratified) are drawn once, with a seed of their own, as the test set; the other 1,437 are the
     training set, whatever the seed of the run is.
+
+    Raises:
+        UserError: `spec` calls them by another data set's name.
     """
+    if spec.dataset != "digits":
+        raise UserError(
+            f"config key dataset={spec.dataset!r} with source='digits': that source holds "
+            "scikit-learn's digits alone. Use dataset=digits, or source=arrays, folder or tfds"
+        )
     from sklearn.datasets import load_digits  # half a second that other sources need not pay
     from sklearn.model_selection import train_test_split
 

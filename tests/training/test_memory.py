@@ -1,4 +1,4 @@
-"""Absurd sizes end in one line before anything is allocated, and no value of a key in a traceback."""
+"""Absurd sizes end in one line before anything is allocated, and no value in a traceback."""
 
 import math
 
