@@ -20,7 +20,9 @@ import numpy as np
 
 from hsproto.data import augment, folder
 from hsproto.data.source import data_spec
+from hsproto.errors import UserError
 from hsproto.evaluation import trained
+from hsproto.models import architecture
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
@@ -62,6 +64,12 @@ def main(argv: list[str]) -> int:
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
     config, state, _ = trained.load_state(args.workdir, mesh)
+    wanted = (config.num_classes, architecture.output_dim(config))
+    if prototypes.shape != wanted:
+        raise UserError(
+            f"{args.workdir}: prototypes.npz has prototypes of shape {prototypes.shape}, the run's "
+            f"are {wanted}: it is damaged or another run's"
+        )
     spec = data_spec(config)
     images = np.stack([folder.read_image(image, spec) for image in args.images])
     classes, cosines = nearest(config, state.variables, prototypes, images)

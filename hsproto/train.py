@@ -36,7 +36,7 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import known_data
+from hsproto.training import known_data, memory
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
@@ -79,10 +79,13 @@ def _train(config, workdir, profile_steps, preemption):
     config = load_lib.resolve(config, splits, earlier)
     if earlier is not None:
         _check_same_run(workdir, config, earlier)
+    config_lib.validate(config)
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
         return summary
+    abstract_state = state_lib.abstract(config, mesh)
+    memory.check(config, abstract_state, mesh)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
@@ -92,7 +95,7 @@ def _train(config, workdir, profile_steps, preemption):
 
     metadata = {known_data.KEY: data}
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
-        restored = checkpoints.restore(state_lib.abstract(config, mesh))
+        restored = checkpoints.restore(abstract_state)
         if restored is None:
             state, start = state_lib.create(config, mesh), 0
         else:
