@@ -153,8 +153,8 @@ def test_no_number_ends_a_picture(tmp_path, file, monkeypatch):
     (tmp_path / "out").mkdir()
     first, *rest = path.read_text().splitlines(keepends=file.endswith("l"))
     rest = rest if file.endswith("l") else []
-    numbers = ("null", "0", "-1", "1e99", str(2**62), "1e-300")
-    for name, text in mutations.of_json(first if rest else path.read_text(), numbers, share=2):
+    numbers = ("0", "-1", "1e99", "null")
+    for name, text in mutations.of_json(first if rest else path.read_text(), numbers, share=4):
         path.write_text("".join([f"{text}\n", *rest]))
         runs, _ = run_lib.read([str(tmp_path / "runs")])
         try:
