@@ -139,7 +139,7 @@ def report(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl", "config.json"])
+@pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl"])
 def test_no_number_ends_a_picture(tmp_path, file, monkeypatch):
     def draw(figure, paths):
         figure.set_layout_engine("none")  # takes most of the time
@@ -155,6 +155,8 @@ def test_no_number_ends_a_picture(tmp_path, file, monkeypatch):
     rest = rest if file.endswith("l") else []
     numbers = ("0", "-1", "1e99", "null")
     for name, text in mutations.of_json(first if rest else path.read_text(), numbers, share=4):
+        if "/" not in name or "config" in name or "without" in name:
+            continue
         path.write_text("".join([f"{text}\n", *rest]))
         runs, _ = run_lib.read([str(tmp_path / "runs")])
         try:
