@@ -139,7 +139,7 @@ def report(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl", "config.json"])
+@pytest.mark.parametrize("file", ["summary.json", "metrics.jsonl"])
 def test_no_number_ends_a_picture(tmp_path, file, monkeypatch):
     def draw(figure, paths):
         figure.set_layout_engine("none")  # takes most of the time
@@ -153,8 +153,10 @@ def test_no_number_ends_a_picture(tmp_path, file, monkeypatch):
     (tmp_path / "out").mkdir()
     first, *rest = path.read_text().splitlines(keepends=file.endswith("l"))
     rest = rest if file.endswith("l") else []
-    numbers = ("null", "0", "-1", "1e99", str(2**62), "1e-300")
-    for name, text in mutations.of_json(first if rest else path.read_text(), numbers, share=2):
+    numbers = ("0", "-1", "1e99", "null")
+    for name, text in mutations.of_json(first if rest else path.read_text(), numbers, share=4):
+        if "/" not in name or "config" in name or "without" in name:
+            continue
         path.write_text("".join([f"{text}\n", *rest]))
         runs, _ = run_lib.read([str(tmp_path / "runs")])
         try:
