@@ -159,7 +159,7 @@ def _check_same(path, settings):
     """Raise UserError where the folder holds images that were made with other settings."""
     if not os.path.exists(path):
         return
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         earlier = json.load(file)
     for key, value in settings.items():
         if earlier.get(key) != value:

@@ -29,7 +29,8 @@ import numpy as np
 from hsproto import cli
 from hsproto.data import arrays
 from hsproto.data.decode import center_square
-from hsproto.data.folder import FolderSource, class_folders, folder_source
+from hsproto.data.folder import FolderSource, folder_source
+from hsproto.data.listing import class_folders
 from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation import command
@@ -248,7 +249,7 @@ def _read_array(path):
 def _read_results(path):
     """The content of a robustness.json; empty where there is none that can be read."""
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             results = json.load(file)
     except (OSError, ValueError):
         return {}

@@ -285,7 +285,7 @@ def _cells(values):
 def _read_earlier(path):
     if not os.path.isfile(path):
         return {}
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         try:
             return json.load(file)["datasets"]
         except (ValueError, KeyError, TypeError) as error:

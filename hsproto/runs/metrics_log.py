@@ -18,7 +18,7 @@ def parse_metrics(path: str | os.PathLike) -> tuple[list[dict], int]:
     """
     records, broken = [], 0
     if os.path.exists(path):
-        with open(path, errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 try:
                     record = json.loads(line)
