@@ -101,6 +101,13 @@ def test_a_contact_sheet_is_drawn(trained, tmp_path):
     assert (tmp_path / "sheet.svg").stat().st_size
 
 
+def test_pictures_are_drawn_in_both_formats(trained, tmp_path):
+    paths = run_figures.write_figures(workdir(trained[1]), str(tmp_path), svg=True)
+    assert {os.path.splitext(path)[1] for path in paths} == {".png", ".svg"}
+    assert len(paths) == 4 and all(map(os.path.getsize, paths))
+
+
+@pytest.mark.slow
 def test_a_report_is_written_where_nothing_but_ascii_is_known(trained, tmp_path):
     # Runs of two losses, for the pictures that compare them.
     runs = shutil.copytree(trained[1], tmp_path / "runs")
