@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hsproto.errors import RunFailure, UserError
+from hsproto.errors import RunFailure, UserError, visible
 from hsproto.parallel import signals
 
 
@@ -208,13 +209,17 @@ def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     # Python's own handler raises KeyboardInterrupt anywhere, including JAX's callbacks, which
     # swallow it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Names of files and classes may hold what the terminal's encoding lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(argv))
     except UserError as error:
-        print(f"hsproto: {error}", file=sys.stderr)
+        print(f"hsproto: {visible(error)}", file=sys.stderr)
         sys.exit(2)
     except RunFailure as error:
-        print(f"hsproto: {error}", file=sys.stderr)
+        print(f"hsproto: {visible(error)}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, e.g. `head`, is gone; at exit Python would flush once more.

@@ -56,11 +56,15 @@ def default() -> ConfigDict:
     # that order; empty: all.
     c.class_list = ""
     c.class_groups = ""  # use groups of classes as labels: cifar100_coarse; empty: the classes
+    # Share of the images of each class that a folder without a test split holds out; 0: none.
+    c.validation_share = 0.0
+    c.skip_unreadable = False  # leave out images that cannot be decoded, instead of refusing them
     c.num_examples = 0  # training images; 0: take it from the data
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3
     c.imbalance_factor = 1.0  # size of the rarest class over the most frequent one's; 1: all images
-    c.subset_seed = 0  # selects the images to use if imbalance_factor is below 1
+    # Selects the images to use if imbalance_factor is below 1, and those of validation_share.
+    c.subset_seed = 0
     c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
     c.sampler = "shuffle"  # shuffle | classes (every batch holds every class, if it can)
     c.batch_binding = False  # a fixed image of each class in every batch
@@ -280,7 +284,9 @@ _RULES = (
     ),
     _Rule("seed subset_seed", lambda v: 0 <= v < 2**32, "zero or a positive number below 2**32"),
     _Rule("imbalance_factor", lambda v: 0 < v <= 1, "above 0 and at most 1"),
-    _Rule("momentum queue_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    _Rule(
+        "validation_share momentum queue_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"
+    ),
     _Rule("mean", lambda v: all(abs(x) < 2**31 for x in v), "finite numbers"),
     _Rule("std", lambda v: all(_SMALLEST < x < 2**31 for x in v), "positive numbers"),
     _Rule(
@@ -327,6 +333,16 @@ def _check_images(config):
     for key in ("mean", "std"):
         if len(config[key]) not in (0, config.channels):
             raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
+    if config.validation_share and config.source != "folder":
+        raise UserError(
+            f"config key validation_share={config.validation_share} splits source='folder'; "
+            f"source={config.source!r} has its own test set"
+        )
+    if config.skip_unreadable and config.source not in PICTURE_SOURCES:
+        raise UserError(
+            f"config key skip_unreadable=True goes with source={' or '.join(PICTURE_SOURCES)}; "
+            f"source={config.source!r} has no image files"
+        )
     if config.crop_on == "host" and config.source not in PICTURE_SOURCES:
         raise UserError(
             "config key crop_on='host' crops pictures as they are read from source="

@@ -3,7 +3,8 @@
   hsproto predict --workdir=runs/digits one.png two.png
 
 One line per image: its path, then the likeliest classes, each with the cosine between the image's
-embedding and the class's prototype (1: the same direction). Transparency is ignored.
+embedding and the class's prototype (1: the same direction). Files are read as training reads them.
+What cannot be read is told and passed over; the status is 2 then.
 """
 
 import sys
@@ -13,20 +14,23 @@ from hsproto import cli
 if __name__ == "__main__":  # before what follows is imported: an extra may be missing
     cli.main(["predict", *sys.argv[1:]])
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from hsproto.data import augment, folder
+from hsproto.data import augment, decode, folder
 from hsproto.data.source import data_spec
-from hsproto.errors import UserError
+from hsproto.errors import UserError, visible
 from hsproto.evaluation import trained
 from hsproto.models import architecture
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import summary as summary_lib
+
+BATCH_SIZE = 64  # images in memory at a time
 
 
 def nearest(
@@ -70,10 +74,29 @@ def main(argv: list[str]) -> int:
             f"{args.workdir}: prototypes.npz has prototypes of shape {prototypes.shape}, the run's "
             f"are {wanted}: it is damaged or another run's"
         )
-    spec = data_spec(config)
-    images = np.stack([folder.read_image(image, spec) for image in args.images])
-    classes, cosines = nearest(config, state.variables, prototypes, images)
-    for image, row, values in zip(args.images, classes, cosines, strict=True):
-        top = zip(row[: args.top], values, strict=False)
-        print(f"{image}: " + "  ".join(f"{names[c]} {cosine:+.3f}" for c, cosine in top))
-    return 0
+    failed = 0
+    for start in range(0, len(args.images), BATCH_SIZE):
+        paths, images = _readable(args.images[start : start + BATCH_SIZE], data_spec(config))
+        failed += len(args.images[start : start + BATCH_SIZE]) - len(paths)
+        if not paths:
+            continue
+        classes, cosines = nearest(config, state.variables, prototypes, np.stack(images))
+        for path, row, values in zip(paths, classes, cosines, strict=True):
+            top = zip(row[: args.top], values, strict=False)
+            found = "  ".join(f"{names[c]} {cosine:+.3f}" for c, cosine in top)
+            print(visible(f"{path}: {found}"), flush=True)
+    if failed:
+        print(f"hsproto: {failed} of {len(args.images)} images could not be read", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _readable(paths: Sequence[str], spec: Any) -> tuple[list[str], list[np.ndarray]]:
+    """Return the paths of the images that can be read, and these; tell of the others."""
+    readable, images = [], []
+    for path in paths:
+        try:
+            images.append(folder.read_image(path, spec))
+            readable.append(path)
+        except decode.UnreadableImage as error:
+            print(visible(f"hsproto: {error}"), file=sys.stderr, flush=True)
+    return readable, images

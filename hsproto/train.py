@@ -20,6 +20,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, sampler
@@ -139,7 +140,7 @@ def _draw(workdir):
     """Write the pictures, without which a run is finished too."""
     try:
         run_figures.write_figures(workdir, workdir)
-    except OSError as error:
+    except Exception as error:  # e.g. a name that a font or a format cannot show
         warnings.warn(
             f"the pictures could not be written: {one_line(error)}; the same command draws them",
             stacklevel=2,
@@ -177,6 +178,12 @@ def _claim(workdir, config):
     """
     if os.path.isfile(workdir):
         raise UserError(f"--workdir={workdir} is a file; name a folder")
+    try:
+        os.path.abspath(workdir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--workdir={workdir} is not UTF-8, as Orbax wants it: use another name"
+        ) from None
     mark = os.path.join(workdir, f".process_{jax.process_index()}")
     try:
         os.makedirs(workdir, exist_ok=True)
@@ -241,8 +248,14 @@ def main(argv: list[str]) -> int:
         "--profile", type=_positive_integer, nargs="?", const=20, default=0, metavar="STEPS",
         help="trace that many steps (default 20) and print how long they waited for input",
     )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help="decode every image, list those that cannot be used, and train nothing",
+    )  # fmt: skip
     processes.add_flags(parser)
     args, config = parser.parse_with_config(argv)
+    if args.check:
+        return check_lib.check(config)
     processes.join(args)
     with processes.exit_if_process_lost():
         train(config, args.workdir, args.profile)

@@ -1,12 +1,12 @@
 """Sources in memory: npz files, and the digits that come with scikit-learn."""
 
-import zipfile
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from hsproto import npz
 from hsproto.data.source import DataSpec, Source, Splits
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError
 
 
 class ArraySource(Source):
@@ -71,26 +71,24 @@ def load_arrays(spec: DataSpec) -> Splits:
                 "set data_dir to the npz file itself"
             )
     keys = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
-    try:
-        with np.load(path) as file:
-            missing = [key for key in keys if key not in file]
-            arrays = [] if missing else [file[key] for key in keys]
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = one_line(error)
-        raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
-    *arrays, names = arrays
+    *arrays, names = npz.read(path, keys).values()
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise UserError(
             f"class_names in {path} must be a list of strings; "
             f"got {names.dtype} of shape {names.shape}"
         )
-    names = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    names = _as_text(names, path)
     return Splits(
         array_source(*arrays[:2], names, f"{path}: train", spec),
         array_source(*arrays[2:], names, f"{path}: test", spec),
     )
+
+
+def _as_text(names, path):
+    try:
+        return [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    except ValueError as error:
+        raise UserError(f"class_names in {path} are not text in UTF-8 ({error})") from error
 
 
 def array_source(

@@ -167,8 +167,8 @@ def crop_box(
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = jnp.argmax(fits)
     any_fits = fits[first]
-    box_height = jnp.where(any_fits, heights[first], min(height, round(width / ratio[0])))
-    box_width = jnp.where(any_fits, widths[first], min(width, round(height * ratio[1])))
+    box_height = jnp.where(any_fits, heights[first], min(height, max(1, round(width / ratio[0]))))
+    box_width = jnp.where(any_fits, widths[first], min(width, max(1, round(height * ratio[1]))))
     room = jnp.stack([height - box_height, width - box_width])
     corner = jnp.minimum((places * (room + 1)).astype(jnp.int32), room)
     top, left = jnp.where(any_fits, corner, room // 2)

@@ -34,8 +34,17 @@ class Source(abc.ABC):
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         """Return an image, uint8 [H, W, C], and its label."""
 
-    def check(self) -> None:  # noqa: B027 - a source in memory has nothing to check
-        """Raise UserError for bad input that can be found before images are streamed."""
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of all images."""
+        return self[0][0].shape
+
+    def check(self, rows: np.ndarray | None = None) -> None:  # noqa: B027 - not for every source
+        """Raise UserError for bad input that can be found before images are streamed.
+
+        Args:
+            rows: those that matter; all by default.
+        """
 
     def identity(self, rows: np.ndarray) -> Iterable[bytes]:
         """Yield what tells the images `rows` from others, wherever and whenever they are read.
@@ -79,6 +88,8 @@ class DataSpec:
     class_groups: str = ""
     imbalance_factor: float = 1.0
     subset_seed: int = 0
+    validation_share: float = 0.0
+    skip_unreadable: bool = False
 
     @property
     def side(self) -> int:
@@ -92,6 +103,10 @@ class DataSpec:
                 f"config key source={self.source!r} needs data_dir: the location of the data"
             )
         path = os.path.expanduser(self.data_dir)
+        if path.startswith("~"):
+            raise UserError(
+                f"config key data_dir={self.data_dir} names the home of an unknown user"
+            )
         if not os.path.exists(path):
             raise UserError(
                 f"config key data_dir={self.data_dir} does not exist: give the location of the "

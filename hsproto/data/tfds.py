@@ -132,6 +132,12 @@ def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSourc
             f"TFDS set {name!r} needs the features image and {label_key}; "
             f"it has {', '.join(features)}"
         )
+    dtype = np.dtype(features["image"].np_dtype)
+    if dtype not in (np.uint8, np.uint16):  # others are stored as the bytes of their numbers
+        raise UserError(
+            f"TFDS set {name!r} holds images of {dtype}, whose black and white are unknown: "
+            "prepare it as uint8 or uint16"
+        )
     label = features[label_key].feature if multilabel else features[label_key]
     names = label.names or [str(i) for i in range(label.num_classes)]
 

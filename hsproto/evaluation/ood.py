@@ -27,11 +27,11 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from hsproto import cli, prototypes
-from hsproto.data import arrays, decode, folder
+from hsproto import cli, npz, prototypes
+from hsproto.data import arrays, decode, folder, listing
 from hsproto.data import load as load_lib
 from hsproto.data.source import DataSpec, Source, data_spec
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError
 from hsproto.evaluation import command
 from hsproto.evaluation.evaluator import Embedded
 from hsproto.evaluation.neighbors import kth_cosine
@@ -99,7 +99,7 @@ def read_other(location: str, config: Any) -> Source:
         spec = DataSpec(source="tfds", dataset=dataset, image_size=side, channels=channels)
         return load_lib.read_splits(spec).test
     if os.path.isdir(location):
-        paths = folder.image_files(location)
+        paths = listing.image_files(location)
         if not paths:
             raise UserError(f"--other={location} holds no image")
         return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), side, channels)
@@ -120,15 +120,10 @@ def format_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _read_npz(path, side, channels):
-    if not zipfile.is_zipfile(path):
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise UserError(f"--other={path} is neither a folder of images nor an npz file")
-    try:
-        with np.load(path) as file:
-            key = next((key for key in ("test_images", "images") if key in file), None)
-            images = file[key] if key else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = one_line(error)
-        raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
+    found = npz.read(path, (), optional=("test_images", "images"))
+    images = next(iter(found.values()), None)
     if images is None:
         raise UserError(f"--other={path} holds neither test_images nor images")
     gray = images.ndim == 3 or images.shape[-1] == 1

@@ -28,7 +28,8 @@ import numpy as np
 from hsproto import cli
 from hsproto.data import arrays
 from hsproto.data.decode import center_square
-from hsproto.data.folder import FolderSource, class_folders, folder_source
+from hsproto.data.folder import FolderSource, folder_source
+from hsproto.data.listing import class_folders
 from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation import command

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError, one_line, visible
 
 # A process that is silent for this long counts as lost; the others then exit.
 HEARTBEAT_SECONDS = 30
@@ -74,7 +74,7 @@ def all_processes(holds: bool) -> bool:
 def log_main(text: str) -> None:
     """Print at once, in the main process only."""
     if is_main():
-        print(text, flush=True)
+        print("\n".join(map(visible, text.split("\n"))), flush=True)
 
 
 def barrier(name: str) -> None:

@@ -26,8 +26,12 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> No
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Replace a file by a text, whole or not at all."""
-    write_atomically(path, lambda temporary: pathlib.Path(temporary).write_text(text))
+    """Replace a file by a text in UTF-8, whole or not at all.
+
+    What stands for the bytes of a name that is not UTF-8 is written as its escape.
+    """
+    content = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda temporary: pathlib.Path(temporary).write_bytes(content))
 
 
 def write_npz(path: str | os.PathLike, arrays: Mapping[str, Any], compressed: bool = False) -> None:

@@ -106,6 +106,7 @@ def test_bad_sets_are_refused_in_one_line(digits_run, tmp_path):
         "floats.npz": "must be uint8",
         "other.npz": "neither test_images nor images",
         "four.npz": "must be uint8",
+        "pipe.npz": "neither a folder of images nor an npz file",
         "none.npz": "neither a folder of images nor an npz file",
         "": "holds no image",
     }.items():

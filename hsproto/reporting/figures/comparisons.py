@@ -179,11 +179,8 @@ def _class_ticks(axis, names, named):
     if len(names) > MOST_CLASSES:
         axis.set_xlabel(f"{len(names)} classes, alike together")
     elif named:
-        axis.set_yticks(range(len(names)), _short(names), parse_math=False, fontsize=8)
-
-
-def _short(names):
-    return [name if len(name) <= 12 else f"{name[:11]}…" for name in map(str, names)]
+        shown = style.class_names(names, 12)
+        axis.set_yticks(range(len(names)), shown, parse_math=False, fontsize=8)
 
 
 def classes(comparison: Comparison) -> "Figure | None":
@@ -239,7 +236,7 @@ def _name_classes(axis, run):
     counts = np.array(run.summary["per_class"]["train_images"])
     if len(counts) > MOST_CLASSES or not summary_lib.has_prototypes(run.workdir):
         return
-    names = _short(summary_lib.read_prototypes(run.workdir)["class_names"])
+    names = style.class_names(summary_lib.read_prototypes(run.workdir)["class_names"], 12)
     order = np.argsort(-counts, kind="stable")
     names = [names[i] for i in order]
     turn = 45 if max(map(len, names)) * len(names) > 90 else 0

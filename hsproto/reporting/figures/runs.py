@@ -68,7 +68,7 @@ def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
 def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     """Draw the cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
     plt, colors = style.matplotlib()
-    names = [str(name) for name in arrays["class_names"]]
+    names = style.class_names(arrays["class_names"], 16)
     count = len(names)
     target = -1 / max(count - 1, 1)
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
@@ -84,7 +84,6 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
             title += f"\ncosine between classes {spread}"
         axis.set_title(title, fontsize=11)
         if count <= 20:
-            names = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
             turn = 90 if max(map(len, names)) > 2 else 0
             axis.set_xticks(range(count), names, rotation=turn, parse_math=False)
             axis.set_yticks(range(count), names, parse_math=False)
