@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
     cli.main(["train", *sys.argv[1:]])
 
 import argparse
+import contextlib
 import os
 import warnings
 
@@ -25,12 +26,12 @@ from hsproto.data import loader, sampler
 from hsproto.errors import RunFailure, UserError, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture
+from hsproto.parallel import agreement, processes
 from hsproto.parallel import mesh as mesh_lib
-from hsproto.parallel import processes
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file
+from hsproto.runs import config_file, owner
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
@@ -39,6 +40,10 @@ from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
+
+# What the processes of a run need not have in common.
+_EACH_ITS_OWN = ("data_dir", "workers")
+_FROM_DATA = ("num_classes", "num_examples", "mean", "std", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
@@ -67,11 +72,20 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
 
 
 def _train(config, workdir, profile_steps, preemption):
+    shared = {key: value for key, value in config.to_dict().items() if key not in _EACH_ITS_OWN}
+    code = agreement.code_digests()
+    processes.agree({"config": shared, "versions": summary_lib.versions(), "code": code})
     mesh = mesh_lib.make_mesh()
     _check(config, mesh)
+    with _owned(workdir):
+        return _train_in_own(config, workdir, profile_steps, preemption, mesh)
+
+
+def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     earlier = _claim(workdir, config)
     splits = load_lib.load_splits(config)
     config = load_lib.resolve(config, splits, earlier)
+    processes.agree({"data": {key: config[key] for key in _FROM_DATA}})
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
@@ -158,16 +172,37 @@ def _finished(workdir, config):
     return summary
 
 
+@contextlib.contextmanager
+def _owned(workdir):
+    """Create `workdir` and own it, in the main process for all."""
+    if os.path.isfile(workdir):
+        raise UserError(f"--workdir={workdir} is a file; name a folder")
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
+    with contextlib.ExitStack() as stack:
+        if processes.is_main():
+            stack.enter_context(owner.owned(workdir, log=log_main, on_lost=_stop_writing(workdir)))
+        processes.barrier("owned")
+        yield
+
+
+def _stop_writing(workdir):
+    def stop(other):
+        os.write(2, f"hsproto: --workdir={workdir} was taken over by {other}: stopped\n".encode())
+        os._exit(1)
+
+    return stop
+
+
 def _claim(workdir, config):
-    """Create `workdir`; return the config of the run that it holds, or None.
+    """Return the config of the run that `workdir` holds, or None.
 
     Raises UserError if it is not writable, not shared by all processes, or holds another run.
     """
-    if os.path.isfile(workdir):
-        raise UserError(f"--workdir={workdir} is a file; name a folder")
     mark = os.path.join(workdir, f".process_{jax.process_index()}")
     try:
-        os.makedirs(workdir, exist_ok=True)
         with open(mark, "w"):
             pass
         processes.barrier("claimed")
@@ -231,6 +266,6 @@ def main(argv: list[str]) -> int:
     processes.add_flags(parser)
     args, config = parser.parse_with_config(argv)
     processes.join(args)
-    with processes.exit_if_process_lost():
+    with processes.together():
         train(config, args.workdir, args.profile)
     return 0

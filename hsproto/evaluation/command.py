@@ -34,11 +34,11 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
         measure: called with the opened run and `args`.
     """
     processes.join(args)
-    with processes.exit_if_process_lost():
+    with processes.together():
         results = measure(TrainedRun(args.workdir, args.checkpoint), args)
-    if results.content is not None:
-        write_results(args.workdir, name, results.content)
-    processes.log_main(results.table)
+        if results.content is not None:
+            write_results(args.workdir, name, results.content)
+        processes.log_main(results.table)
     return 0
 
 
