@@ -163,12 +163,8 @@ def together() -> Iterator[None]:
     except RunFailure as error:
         watchdog.end(1, str(error))
     except Exception as error:
-        watchdog.end_as_told()
+        # Of JAX, in several kinds, when a connection to another process failed.
         reason = one_line(error, 200)
-        if isinstance(error, jax.errors.JaxRuntimeError):
-            watchdog.leave(
-                f"process {store.index} of {store.count} lost another one and exits; "
-                f"the same command resumes ({reason})"
-            )
+        watchdog.end_if_lost(reason)
         traceback.print_exc()
         watchdog.end(1, f"{type(error).__name__}: {reason}")

@@ -6,7 +6,9 @@ their numbers, and answers each with what is wrong, if anything.
 """
 
 import contextlib
+import errno
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ MAX_PROCESSES = 65536
 _GREETING_BYTES = 4096
 _GREETING_SECONDS = 5  # for a caller to name itself: it may be a scanner of ports
 _RETRY_SECONDS = 0.5
+_QUIET_SECONDS = 5  # of waiting without a word: processes hardly start at once
 
 
 class Address(NamedTuple):
@@ -106,7 +109,8 @@ def _listen(address):
     except OSError as error:
         raise UserError(
             f"--coordinator={address}: process 0 cannot listen on port {address.port} "
-            f"({error.strerror or error}): choose another port, unless process 0 was started twice"
+            f"({os.strerror(error.errno or errno.EINVAL)}): choose another port, unless process 0 "
+            "was started twice"
         ) from None
 
 
@@ -153,13 +157,13 @@ def _named(missing):
 def _answer(address, count, index, seconds, until, log):
     what = f"process 0 at --coordinator={address}"
     greeting = json.dumps({"index": index, "count": count}).encode() + b"\n"
-    reason, told = "", False
+    reason, told, tell = "", False, time.monotonic() + min(_QUIET_SECONDS, seconds / 2)
     while (left := until - time.monotonic()) > 0:
         try:
             with socket.create_connection(address, timeout=left) as caller:
                 caller.sendall(greeting)
                 # Process 0 is the first to run out of time, and then says who is missing.
-                answer = _read_line(caller, left + 5)
+                answer = _read_line(caller, left + 2)
         except (OSError, UnicodeError) as error:  # also an unknown host: it may become known
             reason = getattr(error, "strerror", None) or one_line(error)
         else:
@@ -168,9 +172,9 @@ def _answer(address, count, index, seconds, until, log):
                     raise UserError(one_line(answer["mistake"]))
                 return
             reason = "it does not answer as process 0 of a run"
-        if not told:
+        if not told and time.monotonic() > tell:
             log(f"process {index} of {count}: waiting up to {seconds:g} s for {what} ({reason})")
-        told = True
+            told = True
         time.sleep(min(_RETRY_SECONDS, max(0, until - time.monotonic())))
     raise UserError(
         f"{what} could not be reached within {seconds:g} s (--startup_timeout): {reason}"

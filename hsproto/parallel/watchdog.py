@@ -35,6 +35,8 @@ class Watchdog:
 
     def __init__(self, store: Store, index: int, count: int):
         self._store, self._index, self._count = store, index, count
+        # Process 0 watches all others, and they watch process 0.
+        self._watched = range(1, count) if index == 0 else (0,)
         self._heard: dict[int, str | None] = {}
         self._stopped = threading.Event()
         self._ends = threading.Lock()  # held by the thread that ends this process
@@ -60,20 +62,22 @@ class Watchdog:
         told = f"process {self._index} of {self._count}: {text}"
         self._end(Ending(status, text), Ending(status, told))
 
-    def end_as_told(self) -> None:
-        """End this process if another one tells why within a few seconds.
+    def end_if_lost(self, reason: str) -> None:
+        """End this process, which failed, if that was because another one has ended or is lost.
 
-        For one whose connections failed: the other has ended.
+        It takes a few looks to tell.
         """
-        until = time.monotonic() + 2 * LOOK_SECONDS
+        before = dict(self._heard)
+        # Process 0 decides, and the others hear it from there.
+        until = time.monotonic() + (3.5 if self._index == 0 else 5.5) * LOOK_SECONDS
         while time.monotonic() < until:
             if ending := _attempt(self._told):
                 self._end(ending)
             time.sleep(0.2)
-
-    def leave(self, line: str) -> None:
-        """End this process with status 1, when the others cannot be reached."""
-        self._leave(Ending(1, line))
+        silent = {
+            process for process in self._watched if self._heard.get(process) == before.get(process)
+        }
+        self._end_without(silent, reason)
 
     def _exchange(self):
         beats = 0
@@ -95,25 +99,28 @@ class Watchdog:
         return Ending(*json.loads(text)) if text else None
 
     def _judge(self):
-        """Process 0 watches all others, and they watch process 0."""
-        watched = range(1, self._count) if self._index == 0 else (0,)
-        silent, last = dict.fromkeys(watched, 0), {}
+        silent, last = dict.fromkeys(self._watched, 0), {}
         while not self._stopped.wait(LOOK_SECONDS):
-            for process in watched:
+            for process in self._watched:
                 beat = self._heard.get(process)
                 silent[process] = silent[process] + 1 if beat == last.get(process) else 0
                 last[process] = beat
-            if lost := {process for process in watched if silent[process] >= SILENT_LOOKS}:
-                ending = Ending(1, self._lost_line(min(lost)))
-                if self._index == 0:
-                    self._end(ending, ending, lost)
-                self._leave(ending)  # the store is lost too
+            lost = {process for process in self._watched if silent[process] >= SILENT_LOOKS}
+            self._end_without(lost, f"no sign of life for {SILENT_LOOKS * LOOK_SECONDS} s")
 
-    def _lost_line(self, process):
-        return (
-            f"process {process} of {self._count} is lost, without a sign of life for "
-            f"{SILENT_LOOKS * LOOK_SECONDS} s; the same command resumes"
+    def _end_without(self, lost, reason):
+        """End the run because processes are lost, if any."""
+        if not lost:
+            return
+        ending = Ending(
+            1,
+            f"process {min(lost)} of {self._count} is lost ({reason}); the same command resumes",
         )
+        if self._index == 0:
+            self._end(ending, ending, lost)
+        self._ends.acquire()
+        _print(ending.line)  # the store is lost too
+        os._exit(ending.status)
 
     def _end(self, ending, told=None, lost=frozenset()):
         """Print a line and end, after telling the others `told`, if it is not told yet."""
@@ -125,14 +132,6 @@ class Watchdog:
             self._wait_for_others(lost)
         else:
             _attempt(lambda: self._store.put(f"seen/{self._index}", "yes"))
-        os._exit(ending.status)
-
-    def _leave(self, ending):
-        """Print a line and end without the store."""
-        self._ends.acquire()
-        _print(ending.line)
-        if self._index == 0:
-            time.sleep(2)  # the others depend on it: time for their lines
         os._exit(ending.status)
 
     def _wait_for_others(self, lost):

@@ -90,7 +90,7 @@ def test_when_one_of_four_dies_the_others_say_so_and_nothing_is_lost(
     statuses, told = end(workdir, run, seconds=60)
     assert statuses[2] == -signal.SIGKILL and statuses.count(1) == 3, told
     assert time.monotonic() - killed < 60
-    assert "lost another one and exits; the same command resumes" in told[0], told
+    assert "process 2 of 4 is lost (" in told[0] and "; the same command resumes" in told[0], told
     told = finish(workdir, child_environment, processes=4)
     assert "resuming at step" in told[0]
     assert outcome(workdir) == on_four
