@@ -91,6 +91,7 @@ def _call_the_roll(address, count, seconds, until):
             )
         for caller in callers.values():
             with contextlib.suppress(OSError):
+                caller.settimeout(_GREETING_SECONDS)
                 caller.sendall(json.dumps({"mistake": mistake}).encode() + b"\n")
     finally:
         for caller in callers.values():
@@ -116,13 +117,13 @@ def _listen(address):
 
 def _gather(listener, callers, count, until):
     """Add the sockets of all processes that call; return what is wrong, or None."""
-    while len(callers) < count - 1 and (left := until - time.monotonic()) > 0:
-        listener.settimeout(left)
+    while len(callers) < count - 1 and (remaining := until - time.monotonic()) > 0:
+        listener.settimeout(remaining)
         try:
             caller, _ = listener.accept()
         except TimeoutError:
             break
-        greeting = _read_line(caller, min(left, _GREETING_SECONDS))
+        greeting = _read_line(caller, min(remaining, _GREETING_SECONDS))
         index, expected = greeting.get("index"), greeting.get("count")
         if not isinstance(index, int):
             caller.close()
@@ -131,6 +132,9 @@ def _gather(listener, callers, count, until):
             callers[-1] = caller
             return f"two processes were started with --process_id={index}"
         callers[index] = caller
+        if len(callers) == count - 1:
+            for left in [i for i, waiting in callers.items() if _has_left(waiting)]:
+                callers.pop(left).close()
         if expected != count:
             return (
                 f"--num_processes={count} in process 0, {expected} in process {index}: "
@@ -141,8 +145,9 @@ def _gather(listener, callers, count, until):
 
 def _has_left(caller):
     """Whether a process has closed its connection, e.g. because it was started again."""
+    caller.setblocking(False)
     try:
-        return caller.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+        return caller.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
     except OSError:

@@ -69,7 +69,7 @@ class Watch:
     """
 
     def __init__(self, folder: str | os.PathLike, patience: float = PATIENCE):
-        self._path, self._patience = os.path.join(folder, NAME), patience
+        self._path, self.patience = os.path.join(folder, NAME), patience
         self._seen: tuple[Record, float] | None = None
 
     def look(self, path: str | None = None) -> tuple[Record | None, bool | None]:
@@ -86,7 +86,7 @@ class Watch:
             return record, None
         if self._seen[0].text != record.text:
             return record, True
-        return record, False if now - self._seen[1] >= self._patience else None
+        return record, False if now - self._seen[1] >= self.patience else None
 
     def wait(
         self, log: Callable[[str], None], path: str | None = None
@@ -96,12 +96,16 @@ class Watch:
         if alive is None:
             log(
                 f"{os.path.dirname(self._path)} is marked as in use by {record}; waiting up to "
-                f"{self._patience:g} s for a sign of life"
+                f"{self.patience:g} s for a sign of life"
             )
         while alive is None:
-            time.sleep(min(1, self._patience / 10))
+            time.sleep(min(1, self.patience / 10))
             record, alive = self.look(path)
         return record, alive
+
+
+class _InUse(Exception):
+    """The owner file at a path is that of a living process: (path, record)."""
 
 
 class Owner:
@@ -128,25 +132,36 @@ class Owner:
 
     def take(self, flag: str, folder: str, watch: Watch, log: Callable[[str], None]) -> None:
         """Become the owner. Raises UserError, which begins with `flag`, if another one lives."""
-        taken_from = self._take(self._path, flag, folder, watch, log)
+        until = time.monotonic() + watch.patience
+        while True:
+            try:
+                taken_from = self._take(self._path, watch, log)
+                break
+            except _InUse as error:
+                path, record = error.args
+                # Who is taking the folder over is the owner in a moment, or leaves it to another.
+                if path == self._path or time.monotonic() > until:
+                    raise UserError(
+                        f"{flag}={folder} is in use by {record}: wait for it or use another {flag}"
+                    ) from None
+            time.sleep(0.02)
         if taken_from is not None:
             log(f"{folder} is taken over from {taken_from}, which is gone")
         self._tidy()
         threading.Thread(target=self._renew_always, daemon=True).start()
 
-    def _take(self, path, flag, folder, watch, log):
+    def _take(self, path, watch, log):
+        """Make the file, and return whose file it replaces, or None."""
         while not self._create(path):
             record, alive = watch.wait(log, path)
             if alive:
-                raise UserError(
-                    f"{flag}={folder} is in use by {record}: wait for it or use another {flag}"
-                )
+                raise _InUse(path, record)
             if record is None:
                 continue
             # Of all who find this owner gone, only the one who creates the successor's file may
             # replace it. That one may be gone too, hence the recursion.
             successor = f"{path}.{record.token}"
-            self._take(successor, flag, folder, watch, log)
+            self._take(successor, watch, log)
             found = _read(path)
             if found is not None and found.token == record.token:
                 os.replace(successor, path)
