@@ -10,6 +10,10 @@ from hsproto.parallel import processes
 from hsproto.runs import measurements
 
 
+# Flags that the processes of a command need not have in common.
+_EACH_ITS_OWN = ("process_id", "startup_timeout", "data_dir")
+
+
 class Results(NamedTuple):
     """What a command measured: the content of WORKDIR/NAME.json, if any, and a table to print."""
 
@@ -35,6 +39,8 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
     """
     processes.join(args)
     with processes.together():
+        flags = {key: str(value) for key, value in vars(args).items() if key not in _EACH_ITS_OWN}
+        processes.agree({"flags": flags})
         results = measure(TrainedRun(args.workdir, args.checkpoint), args)
         if results.content is not None:
             write_results(args.workdir, name, results.content)

@@ -10,6 +10,7 @@ The launchers import this module with whatever Python runs them: it needs the st
 
 import contextlib
 import datetime
+import errno
 import glob
 import hashlib
 import json
@@ -299,8 +300,10 @@ def _read(path):
     try:
         with open(path, "rb") as file:
             text, number = file.read(4096), os.fstat(file.fileno()).st_ino
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            return None
+        raise
     decoded = text.decode("utf-8", "replace")
     try:
         content = json.loads(decoded)
