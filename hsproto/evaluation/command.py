@@ -9,7 +9,6 @@ from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
 from hsproto.runs import measurements
 
-
 # Flags that the processes of a command need not have in common.
 _EACH_ITS_OWN = ("process_id", "startup_timeout", "data_dir")
 
