@@ -110,17 +110,22 @@ def summarize(
     config: ConfigDict, step: int, evaluation: Any, mesh: Any, images_per_second: float | None
 ) -> dict:
     """Return the content of summary.json for an `evaluation.evaluator.Evaluation`."""
-    packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "step": step,
         **evaluation.metrics,
         **({"per_class": evaluation.per_class} if evaluation.per_class else {}),
         "config": config.to_dict(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "versions": versions(),
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "images_per_second": images_per_second,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a run computes."""
+    packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Sequence[str]) -> None:
