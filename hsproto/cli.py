@@ -228,7 +228,9 @@ def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             raise
-        print(f"hsproto: cannot write: {error}", file=sys.stderr)
+        verb = "read or write" if error.errno == errno.EACCES else "write"
+        place = error.filename or "a file"
+        print(f"hsproto: cannot {verb} {place}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -22,8 +22,9 @@ import numpy as np
 
 from hsproto.data import augment, decode, folder
 from hsproto.data.source import data_spec
-from hsproto.errors import visible
+from hsproto.errors import UserError, visible
 from hsproto.evaluation import trained
+from hsproto.models import architecture
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
@@ -67,6 +68,12 @@ def main(argv: list[str]) -> int:
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
     config, state, _ = trained.load_state(args.workdir, mesh)
+    wanted = (config.num_classes, architecture.output_dim(config))
+    if prototypes.shape != wanted:
+        raise UserError(
+            f"{args.workdir}: prototypes.npz has prototypes of shape {prototypes.shape}, the run's "
+            f"are {wanted}: it is damaged or another run's"
+        )
     failed = 0
     for start in range(0, len(args.images), BATCH_SIZE):
         paths, images = _readable(args.images[start : start + BATCH_SIZE], data_spec(config))

@@ -16,7 +16,6 @@ import argparse
 import os
 import warnings
 
-import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
@@ -24,11 +23,11 @@ from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, sampler
-from hsproto.errors import RunFailure, UserError, one_line
+from hsproto.errors import RunFailure, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture
+from hsproto.parallel import agreement, processes
 from hsproto.parallel import mesh as mesh_lib
-from hsproto.parallel import processes
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
@@ -37,11 +36,16 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import known_data
+from hsproto.training import known_data, memory
 from hsproto.training import state as state_lib
+from hsproto.training import workdir as workdir_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
+
+# What the processes of a run need not have in common.
+_EACH_ITS_OWN = ("data_dir", "workers")
+_FROM_DATA = ("num_classes", "num_examples", "mean", "std", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
@@ -70,20 +74,33 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
 
 
 def _train(config, workdir, profile_steps, preemption):
+    shared = {key: value for key, value in config.to_dict().items() if key not in _EACH_ITS_OWN}
+    code = agreement.code_digests()
+    processes.agree({"config": shared, "versions": summary_lib.versions(), "code": code})
     mesh = mesh_lib.make_mesh()
     _check(config, mesh)
-    earlier = _claim(workdir, config)
+    with workdir_lib.owned(workdir):
+        return _train_in_own(config, workdir, profile_steps, preemption, mesh)
+
+
+def _train_in_own(config, workdir, profile_steps, preemption, mesh):
+    earlier = workdir_lib.claim(workdir, config)
     splits = load_lib.load_splits(config)
     data = fingerprint_lib.fingerprint(splits)
+    processes.agree({"data": data})
     if earlier is not None:
         known_data.check(workdir, data, "restore the data, or use another --workdir")
     config = load_lib.resolve(config, splits, earlier)
     if earlier is not None:
-        _check_same_run(workdir, config, earlier)
+        workdir_lib.check_same_run(workdir, config, earlier)
+    config_lib.validate(config)
+    processes.agree({"from the data": {key: config[key] for key in _FROM_DATA}})
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
         return summary
+    abstract_state = state_lib.abstract(config, mesh)
+    memory.check(config, abstract_state, mesh)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
@@ -93,7 +110,7 @@ def _train(config, workdir, profile_steps, preemption):
 
     metadata = {known_data.KEY: data}
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
-        restored = checkpoints.restore(state_lib.abstract(config, mesh))
+        restored = checkpoints.restore(abstract_state)
         if restored is None:
             state, start = state_lib.create(config, mesh), 0
         else:
@@ -168,55 +185,6 @@ def _finished(workdir, config):
     return summary
 
 
-def _claim(workdir, config):
-    """Create `workdir`; return the config of the run that it holds, or None.
-
-    Raises UserError if it is not writable, not shared by all processes, or holds another run.
-    """
-    if os.path.isfile(workdir):
-        raise UserError(f"--workdir={workdir} is a file; name a folder")
-    try:
-        os.path.abspath(workdir).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"--workdir={workdir} is not UTF-8, as Orbax wants it: use another name"
-        ) from None
-    mark = os.path.join(workdir, f".process_{jax.process_index()}")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        with open(mark, "w"):
-            pass
-        processes.barrier("claimed")
-        count = jax.process_count()
-        seen = sum(os.path.exists(os.path.join(workdir, f".process_{i}")) for i in range(count))
-        processes.barrier("seen")
-        os.remove(mark)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
-    if seen < count:
-        raise UserError(
-            f"--workdir={workdir} must be the same folder for all {count} processes: process "
-            f"{jax.process_index()} sees the files of {seen}"
-        )
-    earlier = config_file.read(workdir)
-    if earlier is not None:
-        _check_same_run(workdir, config, earlier)
-    return earlier
-
-
-def _check_same_run(workdir, config, earlier):
-    # Values that come from the data are compared once the data are read.
-    from_data = ("num_classes", "num_examples", "mean", "std")
-    unknown = [k for k in from_data if not (config[k] and earlier[k])]
-    unknown += ["crop_on"] if config.crop_on == "auto" else []
-    changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
-    if changed:
-        values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
-        raise UserError(
-            f"--workdir={workdir} holds a run of another config ({values}); use another workdir"
-        )
-
-
 def _log_run(config, workdir, mesh):
     device = mesh.devices.flat[0]
     log_main(
@@ -254,6 +222,6 @@ def main(argv: list[str]) -> int:
     if args.check:
         return check_lib.check(config)
     processes.join(args)
-    with processes.exit_if_process_lost():
+    with processes.together():
         train(config, args.workdir, args.profile)
     return 0

@@ -35,7 +35,15 @@ def load_digits(spec: DataSpec) -> Splits:
     Their 17 gray levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
     stratified) are drawn once, with a seed of their own, as the test set; the other 1,437 are the
     training set, whatever the seed of the run is.
+
+    Raises:
+        UserError: `spec` calls them by another data set's name.
     """
+    if spec.dataset != "digits":
+        raise UserError(
+            f"config key dataset={spec.dataset!r} with source='digits': that source holds "
+            "scikit-learn's digits alone. Use dataset=digits, or source=arrays, folder or tfds"
+        )
     from sklearn.datasets import load_digits  # half a second that other sources need not pay
     from sklearn.model_selection import train_test_split
 
@@ -99,6 +107,11 @@ def array_source(
         )
     if images.ndim == 3:
         images = images[..., None]
+    if images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
+        raise UserError(
+            f"{place} images must have 1 or 3 channels and at least one pixel; "
+            f"got shape {images.shape}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"{place} labels must be {len(images)} integers, one per image; "

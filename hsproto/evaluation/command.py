@@ -9,6 +9,9 @@ from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
 from hsproto.runs import measurements
 
+# Flags that the processes of a command need not have in common.
+_EACH_ITS_OWN = ("process_id", "startup_timeout", "data_dir")
+
 
 class Results(NamedTuple):
     """What a command measured: the content of WORKDIR/NAME.json, if any, and a table to print."""
@@ -49,12 +52,13 @@ def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> 
         measure: called with the opened run and `args`.
     """
     processes.join(args)
-    with processes.exit_if_process_lost():
-        opened = TrainedRun(args.workdir, args.checkpoint, args.run_data_dir)
-        results = measure(opened, args)
-    if results.content is not None:
-        write_results(args.workdir, name, results.content)
-    processes.log_main(results.table)
+    with processes.together():
+        flags = {key: str(value) for key, value in vars(args).items() if key not in _EACH_ITS_OWN}
+        processes.agree({"flags": flags})
+        results = measure(TrainedRun(args.workdir, args.checkpoint, args.run_data_dir), args)
+        if results.content is not None:
+            write_results(args.workdir, name, results.content)
+        processes.log_main(results.table)
     return 0
 
 

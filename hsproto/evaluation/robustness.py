@@ -18,7 +18,6 @@ and checkpoint is not measured again, so a run that was stopped resumes.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -246,16 +245,6 @@ def _read_array(path):
         raise UserError(f"{path} cannot be read as an npy file ({one_line(error)})") from error
 
 
-def _read_results(path):
-    """The content of a robustness.json; empty where there is none that can be read."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            results = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return results if isinstance(results, dict) else {}
-
-
 def _select_corruptions(argument, available):
     """The corruptions to measure: those of the argument, else the standard ones of the set."""
     if not argument:
@@ -274,7 +263,7 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
     class_names = run.splits.train.class_names
     corrupted = CorruptedSet(args.corrupted, run.config, class_names, args.layout)
     names = _select_corruptions(args.corruptions, corrupted.names)
-    results = _read_results(measurements.path(args.workdir, "robustness"))
+    results = measurements.read(args.workdir, "robustness") or {}
     key = os.path.abspath(args.corrupted)
     earlier = results.get(key, {})
     errors = earlier.get("errors", {}) if earlier.get("step") == run.step else {}

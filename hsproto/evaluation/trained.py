@@ -20,7 +20,7 @@ from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
-from hsproto.training import known_data
+from hsproto.training import known_data, memory
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.state import TrainState, abstract
 
@@ -135,6 +135,7 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
         abstract(config, mesh),
     )
+    memory.check(config, state, mesh)
     with Checkpoints(workdir) as checkpoints:
         restored = checkpoints.restore(state, step)
     if restored is None:

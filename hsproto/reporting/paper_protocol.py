@@ -40,6 +40,8 @@ VARIED = {
 def paper_set(run: Run) -> str | None:
     """Return the paper's data set that a run was trained on, as `paper_results` names it."""
     name = run.config["dataset"]
+    if run_lib.settings(run)["source"] == "digits":  # whatever the run calls them
+        return None
     if run.config.get("class_list", "").startswith("imagenet100"):
         name = "imagenet100"
     classes = paper_results.CLASSES.get(name)

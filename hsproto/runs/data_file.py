@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-from hsproto.errors import UserError
-from hsproto.runs.files import is_type, read_json, to_json, write_text
+from hsproto.runs.files import to_json, write_text
+from hsproto.runs.reading import Object, damaged, is_type, read_json
 
 NAME = "data.json"
 
@@ -17,14 +17,14 @@ def read(workdir: str) -> dict[str, Any] | None:
     """Return the fingerprint (`data.fingerprint`) of a run's data; None if it did not keep it.
 
     Raises:
-        UserError: If the file is damaged.
+        Unreadable: If the file is damaged.
     """
     path = os.path.join(workdir, NAME)
     if not os.path.isfile(path):
         return None
-    content = read_json(path)
+    content = read_json(path, Object())
     if not is_fingerprint(content):
-        raise UserError(f"{path} is damaged (it describes no data): remove it")
+        raise damaged(path, "it describes no data: remove it")
     return content
 
 

@@ -23,7 +23,7 @@ def test_a_removed_workdir_ends_the_run(when, tmp_path, monkeypatch):
 
     def removing(self, *args):
         evaluations.append(args)
-        if when != "before the summary" and len(evaluations) == (1 if when == "in an evaluation" else 2):
+        if len(evaluations) == {"in an evaluation": 1, "in its second half": 2}.get(when):
             remove(workdir)
         return embed_all(self, *args)
 
@@ -34,7 +34,7 @@ def test_a_removed_workdir_ends_the_run(when, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Evaluator, "embed_all", removing)
     monkeypatch.setattr(summary_lib, "write_results", removing_first)
-    config = tiny_config(argument="width=4,epochs=1,batch_size=512,snapshot_points=0,warmup_epochs=0")
+    config = tiny_config(argument="width=4,epochs=1,batch_size=512,warmup_epochs=0")
     with pytest.raises(RunFailure, match="run was removed while its run went on"):
         train.train(config, workdir)
     assert not (workdir / "config.json").exists()

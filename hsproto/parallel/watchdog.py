@@ -1,0 +1,157 @@
+"""Ends the processes of a run together: when one is lost, or ends with an error.
+
+Every process tells in the store that it lives, and looks whether the others do. A process that is
+lost cannot say so, and where its connections stay open the main thread of another waits for it for
+ever: two threads watch, one that asks the store, and one that counts how often it heard nothing.
+JAX's own service does the same, but ends a process with a stack trace.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from typing import NamedTuple
+
+from hsproto.parallel.store import Store
+
+LOOK_SECONDS = 2
+# Looks without a sign of life after which a process is lost. Looks are counted, and no time, so
+# that a pause of all processes is no loss of any.
+SILENT_LOOKS = 20
+# What the others may take to see how the run ended: process 0 waits, because it has the store.
+_PARTING_SECONDS = 15
+
+
+class Ending(NamedTuple):
+    """How the run ends: the status of all its processes, and the line that they print."""
+
+    status: int
+    line: str
+
+
+class Watchdog:
+    """Watches the other processes in daemon threads, from `start` to `finish`."""
+
+    def __init__(self, store: Store, index: int, count: int):
+        self._store, self._index, self._count = store, index, count
+        # Process 0 watches all others, and they watch process 0.
+        self._watched = range(1, count) if index == 0 else (0,)
+        self._heard: dict[int, str | None] = {}
+        self._stopped = threading.Event()
+        self._ends = threading.Lock()  # held by the thread that ends this process
+
+    def start(self) -> None:
+        """Start watching."""
+        for work in (self._exchange, self._judge):
+            threading.Thread(target=work, daemon=True).start()
+
+    def finish(self) -> None:
+        """Wait until all processes are done, so that an error in one is still that of all."""
+        if self._index == 0:
+            for i in range(1, self._count):
+                self._store.wait(f"done/{i}")
+            self._store.put("done/all", "yes")
+        else:
+            self._store.put(f"done/{self._index}", "yes")
+        self._store.wait("done/all")
+        self._stopped.set()
+
+    def end(self, status: int, text: str) -> None:
+        """End all processes because of an error in this one."""
+        told = f"process {self._index} of {self._count}: {text}"
+        self._end(Ending(status, text), Ending(status, told))
+
+    def end_if_lost(self, reason: str) -> None:
+        """End this process, which failed, if that was because another one has ended or is lost.
+
+        It takes a few looks to tell.
+        """
+        before = dict(self._heard)
+        # Process 0 decides, and the others hear it from there.
+        until = time.monotonic() + (3.5 if self._index == 0 else 5.5) * LOOK_SECONDS
+        while time.monotonic() < until:
+            if ending := _attempt(self._told):
+                self._end(ending)
+            time.sleep(0.2)
+        silent = {
+            process for process in self._watched if self._heard.get(process) == before.get(process)
+        }
+        self._end_without(silent, reason)
+
+    def _exchange(self):
+        beats = 0
+        while not self._stopped.wait(LOOK_SECONDS if beats else 0):
+            beats += 1
+            _attempt(lambda number=beats: self._hear(number))
+
+    def _hear(self, beats):
+        self._store.put(f"beat/{self._index}", str(beats))
+        if ending := self._told():
+            self._end(ending)
+        if self._index == 0:
+            self._heard = {int(i): text for i, text in self._store.all("beat").items()}
+        else:
+            self._heard = {0: self._store.get("beat/0")}
+
+    def _told(self):
+        text = self._store.get("ending")
+        return Ending(*json.loads(text)) if text else None
+
+    def _judge(self):
+        silent, last = dict.fromkeys(self._watched, 0), {}
+        while not self._stopped.wait(LOOK_SECONDS):
+            for process in self._watched:
+                beat = self._heard.get(process)
+                silent[process] = silent[process] + 1 if beat == last.get(process) else 0
+                last[process] = beat
+            lost = {process for process in self._watched if silent[process] >= SILENT_LOOKS}
+            self._end_without(lost, f"no sign of life for {SILENT_LOOKS * LOOK_SECONDS} s")
+
+    def _end_without(self, lost, reason):
+        """End the run because processes are lost, if any."""
+        if not lost:
+            return
+        ending = Ending(
+            1,
+            f"process {min(lost)} of {self._count} is lost ({reason}); the same command resumes",
+        )
+        if self._index == 0:
+            self._end(ending, ending, lost)
+        self._ends.acquire()
+        _print(ending.line)  # the store is lost too
+        os._exit(ending.status)
+
+    def _end(self, ending, told=None, lost=frozenset()):
+        """Print a line and end, after telling the others `told`, if it is not told yet."""
+        self._ends.acquire()
+        if told is not None:
+            _attempt(lambda: self._store.put_first("ending", json.dumps(told)))
+        _print(ending.line)
+        if self._index == 0:
+            self._wait_for_others(lost)
+        else:
+            _attempt(lambda: self._store.put(f"seen/{self._index}", "yes"))
+        os._exit(ending.status)
+
+    def _wait_for_others(self, lost):
+        expected = {str(i) for i in range(1, self._count) if i not in lost}
+        until = time.monotonic() + _PARTING_SECONDS
+        while time.monotonic() < until:
+            seen = _attempt(lambda: self._store.all("seen")) or {}
+            if expected <= seen.keys():
+                return
+            time.sleep(0.2)
+
+
+def _attempt(ask):
+    """Ask the store; None if it cannot be reached, which is silence."""
+    try:
+        return ask()
+    except Exception:  # JAX's runtime raises several kinds
+        return None
+
+
+def _print(line):
+    sys.stdout.flush()
+    print(f"hsproto: {line}", file=sys.stderr, flush=True)
