@@ -35,24 +35,35 @@ def read(
     if not os.path.isfile(path):  # a pipe would block
         raise UserError(f"{path} is no file, so no npz file")
     try:
-        return _read(path, names, optional)
-    except UserError:
-        raise
+        return unpack(path, names, optional)
+    except MissingArrays as error:
+        lacking = ", ".join(error.names)
+        raise UserError(f"{path} lacks {lacking}: it must hold {', '.join(names)}") from error
     except Exception as error:  # zipfile and numpy raise whatever damaged bytes lead to
         reason = one_line(error, 200)
         raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
 
 
-def _read(path, names, optional):
+class MissingArrays(ValueError):
+    """A file lacks the arrays `names`."""
+
+    def __init__(self, *names: str):
+        super().__init__(f"no {', '.join(map(repr, names))}")
+        self.names = names
+
+
+def unpack(
+    path: str | os.PathLike, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Do as `read`, but raise whatever the bytes lead to, for callers with words of their own."""
     with zipfile.ZipFile(path) as archive:
         members = {}
         for member in archive.infolist():
             if member.filename in members:
                 raise ValueError(f"it holds {member.filename!r} twice")
             members[member.filename] = member
-        missing = [name for name in names if f"{name}.npy" not in members]
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(names)}")
+        if missing := [name for name in names if f"{name}.npy" not in members]:
+            raise MissingArrays(*missing)
         wanted = [*names, *(name for name in optional if f"{name}.npy" in members)]
         chosen = {name: members[f"{name}.npy"] for name in wanted}
         unpacked = sum(member.file_size for member in chosen.values())

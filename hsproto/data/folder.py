@@ -12,7 +12,7 @@ from PIL import Image
 from hsproto.data import decode, file_identity
 from hsproto.data.listing import class_folders, image_files, in_words
 from hsproto.data.source import DataSpec, Source, Splits
-from hsproto.errors import UserError
+from hsproto.errors import UserError, visible
 from hsproto.parallel.processes import log_main
 
 # Reading the header of every file takes about 0.1 ms each on a local disk. Above this many files
@@ -71,7 +71,7 @@ class FolderSource(decode.EncodedSource):
         if len(rows) > MAX_CHECKED_FILES:
             rows = rows[np.unique(self.labels[rows], return_index=True)[1]]
         if several := decode.check_headers([self.paths[row] for row in rows]):
-            log_main(
+            _say(
                 f"{len(several)} files hold several frames or pages, of which the first is used, "
                 f"e.g. {several[0]}"
             )
@@ -109,11 +109,11 @@ def load_folder(spec: DataSpec) -> Splits:
     else:
         trained, held_out = _split(trained, train, spec)
     if skipped:
-        log_main(f"{root}: files that are no images were skipped: {in_words(skipped)}")
+        _say(f"{root}: files that are no images were skipped: {in_words(skipped)}")
     present = np.bincount(held_out.labels, minlength=len(names))
     missing = [name for name, count in zip(names, present, strict=True) if not count]
     if missing:
-        log_main(
+        _say(
             f"{tests[0] if tests else 'the test set'} has no image of {len(missing)} of "
             f"{len(names)} classes: {_some(missing)}"
         )
@@ -140,7 +140,7 @@ def _layout(spec):
     tests = [path for path in found if classes.intersection(class_folders(path))]
     for path in found:
         if path not in tests:
-            log_main(f"{path} holds no folder of a class of {root / 'train'}: it is left alone")
+            _say(f"{path} holds no folder of a class of {root / 'train'}: it is left alone")
     return root, tests
 
 
@@ -193,6 +193,10 @@ def _split(source, root, spec):
         )
         for rows in (np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
     )
+
+
+def _say(text):
+    log_main(visible(text))  # one line, whatever is in a name
 
 
 def _some(names):

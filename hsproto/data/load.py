@@ -10,7 +10,7 @@ from hsproto.data.arrays import load_arrays, load_digits
 from hsproto.data.folder import load_folder
 from hsproto.data.source import DataSpec, Splits, data_spec
 from hsproto.data.tfds import load_tfds
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError, one_line, visible
 from hsproto.parallel.processes import log_main
 
 _READERS = {
@@ -88,9 +88,10 @@ def _readable(source, split):
     unreadable = decode.find_unreadable(source)
     if not unreadable:
         return source
+    example = visible(next(iter(unreadable.values())))
     log_main(
         f"{len(unreadable)} of {len(source)} {split} images are unreadable and left out "
-        f"(skip_unreadable), e.g. {next(iter(unreadable.values()))}"
+        f"(skip_unreadable), e.g. {example}"
     )
     kept = np.setdiff1d(np.arange(len(source)), list(unreadable))
     if split == "train":

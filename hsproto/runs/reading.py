@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hsproto import npz
 from hsproto.errors import UserError, one_line
 
 # Of numbers in a file. Training computes in float32, and a report squares and sums what it reads.
@@ -143,18 +144,13 @@ def read_npz(
     """
     _check_file(path)
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            missing = [name for name in names if name not in stored]
-            if not missing:
-                extra = [name for name in optional if name in stored]
-                return {name: stored[name] for name in (*names, *extra)}
+        return npz.unpack(path, names, optional)
     except OSError as error:
         if error.errno:
             raise Unreadable(f"{path} cannot be read ({error.strerror})") from None
         raise damaged(path, error) from None
     except Exception as error:  # NumPy, zipfile and zlib raise many kinds for damaged bytes
         raise damaged(path, error) from None
-    raise damaged(path, f"no {missing[0]!r}")
 
 
 def damaged(path: str | os.PathLike, reason: object) -> Unreadable:

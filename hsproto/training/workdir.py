@@ -17,6 +17,12 @@ from hsproto.runs import config_file, owner
 @contextlib.contextmanager
 def owned(workdir: str) -> Iterator[None]:
     """Create `workdir` and own it, in the main process for all."""
+    try:
+        os.path.abspath(workdir).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"--workdir={workdir} is not UTF-8, as Orbax wants it: use another name"
+        ) from None
     if os.path.isfile(workdir):
         raise UserError(f"--workdir={workdir} is a file; name a folder")
     try:
@@ -43,12 +49,6 @@ def claim(workdir: str, config: ConfigDict) -> ConfigDict | None:
 
     Raises UserError if it is not writable, not shared by all processes, or holds another run.
     """
-    try:
-        os.path.abspath(workdir).encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"--workdir={workdir} is not UTF-8, as Orbax wants it: use another name"
-        ) from None
     mark = os.path.join(workdir, f".process_{jax.process_index()}")
     try:
         with open(mark, "w"):

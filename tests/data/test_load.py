@@ -401,6 +401,27 @@ def test_a_tfds_set_that_is_not_prepared_names_the_command_that_prepares_it(tfds
     assert_refused(config, "no_such_set", "known to TFDS")
 
 
+def test_a_tfds_set_of_numbers_that_are_no_pixels_is_refused(tfds):
+    root = tfds(make_arrays())
+    path = root / "tiny" / "1.0.0" / "features.json"
+    stored = json.loads(path.read_text())
+    stored["featuresDict"]["features"]["image"]["image"] |= {
+        "dtype": "float32",
+        "shape": {"dimensions": ["-1", "-1", "1"]},
+    }
+    path.write_text(json.dumps(stored))
+    assert_refused(make_config("tfds", root), "float32", "uint8")
+
+
+def test_transparency_in_a_tfds_set_is_laid_over_white_too(tfds):
+    arrays = make_arrays()
+    images = tfds.features.Image(shape=(None, None, 4))
+    arrays["train_images"] = np.zeros((9, 8, 8, 4), np.uint8)
+    arrays["test_images"] = np.zeros((6, 8, 8, 4), np.uint8)
+    source = load_lib.load_splits(make_config("tfds", tfds(arrays, image=images))).train
+    assert (source[0][0] == 255).all()
+
+
 def test_a_tfds_set_without_random_access_names_its_format(tfds):
     root = tfds(make_arrays())
     path = root / "tiny" / "1.0.0" / "dataset_info.json"

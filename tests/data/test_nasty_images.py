@@ -55,6 +55,7 @@ def test_what_is_said_of_the_files_is_one_line_each(trained, capsys):
     for split in splits:
         split.check()
     said = capsys.readouterr().out
+    assert len(said.splitlines()) == 4
     assert said.count("were skipped: 11 .txt") == 1
     assert said.count("has no image of 1 of 6 classes: plain") == 1
     assert said.count("6 files hold several frames or pages") == 1
