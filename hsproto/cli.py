@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import importlib
 import io
 import os
@@ -52,6 +53,9 @@ COMMANDS = {
     ),
     "corruptions": Command(
         "hsproto.evaluation.corruptions", _REPORT, "make corrupted images of a test set"
+    ),
+    "configs": Command(
+        "hsproto.configs_list", _REPORT, "the packaged recipes, which --config=NAME finds"
     ),
     "augment": Command(
         "hsproto.data.contact_sheet", _REPORT, "a contact sheet of augmented images"
@@ -125,7 +129,7 @@ class Parser(argparse.ArgumentParser):
         """
         self.add_argument(
             "--config", metavar="FILE.py[:key=value,...]", required=True,
-            help="a recipe, and the keys to change",
+            help="a recipe, a file or one of `hsproto configs`, and the keys to change",
         )  # fmt: skip
         self.usage = f"{self.format_usage()[7:].strip()} [--config.key=value ...]"
         args, rest = self.parse_known_args(argv)
@@ -167,6 +171,14 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
 
 
+@functools.cache
+def recipes() -> dict[str, str]:
+    """Return the packaged recipes as {name: path}."""
+    folder = os.path.join(os.path.dirname(__file__), "configs")
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".py"))
+    return {name.removesuffix(".py"): os.path.join(folder, name) for name in names}
+
+
 def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
     """Return the checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
     from absl import flags  # commands without a config need neither
@@ -174,9 +186,14 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
 
     from hsproto import config as config_lib
 
-    path = location.partition(":")[0]
+    path, colon, argument = location.partition(":")
     if not os.path.isfile(path):
-        raise UserError(f"--config={location}: no file {path!r}")
+        if path not in recipes():
+            raise UserError(
+                f"--config={location}: no file {path!r}, nor a packaged recipe: those are "
+                f"{', '.join(recipes())}"
+            )
+        location = f"{recipes()[path]}{colon}{argument}"
     for override in overrides:
         if "=" not in override:
             raise UserError(f"{override} is not of the form --config.key=value")
