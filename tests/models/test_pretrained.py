@@ -197,3 +197,90 @@ def test_preprocessing_belongs_to_the_weights(tmp_path):
     (tmp_path / "config.json").write_text('{"mean": "x", "std": 3}')
     with pytest.raises(UserError, match="does not say how their images were prepared"):
         pretrained.preprocessing(of_resnet)
+
+
+# Against torchvision and timm, on random weights
+
+
+def of_torch(model):
+    """A torch model's tensors by name; BatchNorm's statistics, and positions, are made random."""
+    import torch
+
+    torch.manual_seed(0)
+    for name, tensor in model.state_dict().items():
+        if name.endswith(("running_mean", "norm1.bias", "pos_embed", "pos_embedding")):
+            tensor.normal_(0, 0.1)
+        elif name.endswith(("running_var", "norm1.weight", "bn1.weight")):
+            tensor.uniform_(0.5, 1.5)
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def agree(model, backbone, images, embed=None, **changes):
+    torch = pytest.importorskip("torch")
+    tensors = of_torch(model.eval())
+    with torch.no_grad():
+        wanted = (embed or model)(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    config = configured(backbone, images.shape[1], **changes)
+    assert relative_error(features(config, tensors, images), wanted) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"])
+def test_resnets_are_torchvisions(backbone):
+    torchvision = pytest.importorskip("torchvision")
+    torch = pytest.importorskip("torch")
+    model = getattr(torchvision.models, backbone)()
+    tensors = of_torch(model)
+    model.fc = torch.nn.Identity()
+    images = random_images(64)
+    with torch.no_grad():
+        wanted = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    assert relative_error(features(configured(backbone, 64), tensors, images), wanted) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_resnets_are_timms(backbone):
+    timm = pytest.importorskip("timm")
+    agree(timm.create_model(backbone, num_classes=0), backbone, random_images(64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone, name", [("vit_s", "small"), ("vit_b", "base")])
+def test_vits_are_timms(backbone, name):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(f"vit_{name}_patch16_224", num_classes=0, img_size=64)
+    agree(model, backbone, random_images(64))
+
+
+@pytest.mark.slow
+def test_vit_b_is_torchvisions():
+    torchvision = pytest.importorskip("torchvision")
+    torch = pytest.importorskip("torch")
+    model = torchvision.models.VisionTransformer(64, 16, 12, 12, 768, 3072)
+    model.heads = torch.nn.Identity()
+    agree(model, "vit_b", random_images(64))
+
+
+def test_positions_of_another_grid_are_timms():
+    timm = pytest.importorskip("timm")
+    torch = pytest.importorskip("torch")
+    positions = np.random.RandomState(0).standard_normal((1, 1 + 14 * 14, 8)).astype(np.float32)
+    for side in (4, 7, 14, 20):
+        wanted = timm.layers.resample_abs_pos_embed(torch.from_numpy(positions), (side, side))
+        given = pretrained.interpolate_positions(positions, (1, 1 + side * side, 8))
+        assert relative_error(given, wanted.numpy()) < 1e-4
+
+
+def test_files_that_torch_writes_are_read(tmp_path):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.BatchNorm1d(3)
+    tensors = {**layer.state_dict(), "half": torch.ones(2, dtype=torch.bfloat16) / 3}
+    for zipped in (True, False):
+        for value in (tensors, {"state_dict": layer.state_dict(), "args": [1, 2.5, None, "x"]}):
+            torch.save(value, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+            read = weights_files.read(str(tmp_path / "w.pth"))
+            np.testing.assert_array_equal(read["running_var"], np.ones(3))
+    torch.save(layer, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"\(torch\.nn\.modules\.batchnorm\.BatchNorm1d\)"):
+        weights_files.read(str(tmp_path / "w.pth"))
