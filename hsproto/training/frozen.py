@@ -93,13 +93,16 @@ def _features(config, state, loader, mesh, workdir):
     stored = features_file.read(workdir, shape)
     if not processes.all_processes(stored is not None):
         log_main(f"computing the features of {len(loader)} training images ...")
-        stored = _compute(config, state, loader, mesh)
+        stored = compute_features(config, state.variables, loader, mesh)
         if processes.is_main():
             features_file.write(workdir, *stored, names)
     return _Rows(*stored)
 
 
-def _compute(config, state, loader, mesh):
+def compute_features(
+    config: ConfigDict, variables: dict, loader: Loader, mesh: jax.sharding.Mesh
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the backbone's features float32 [N, D'] and the labels int32 [N] of a loader."""
     model = model_lib.build(config, config.num_classes)
     preprocess = augment.make_preprocess(config)
     whole, split = mesh_lib.replicated(mesh), mesh_lib.over_batch(mesh)
@@ -111,7 +114,7 @@ def _compute(config, state, loader, mesh):
     pooled = jax.jit(pooled, in_shardings=(whole, split), out_shardings=whole)
     features, labels = [], []
     for batch in loader.in_order(config.eval_batch_size):
-        outputs, ids, where = map(np.asarray, pooled(state.variables, batch))
+        outputs, ids, where = map(np.asarray, pooled(variables, batch))
         features.append(outputs[where])
         labels.append(ids[where])
     return np.concatenate(features), np.concatenate(labels)

@@ -58,7 +58,7 @@ def test_features_are_kept_and_taken_from_the_workdir(workdir, monkeypatch):
     features, labels = features_file.read(workdir, (config.num_examples, 10))
     assert features.shape == (config.num_examples, config.width)
     assert np.bincount(labels).sum() == config.num_examples
-    monkeypatch.setattr(frozen, "_compute", None)
+    monkeypatch.setattr(frozen, "compute_features", None)
     again = frozen.train_head(*_again(workdir))
     same = jax.tree.map(np.array_equal, after.params, again.params)
     assert all(jax.tree.leaves(same))
