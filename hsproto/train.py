@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.data import load as load_lib
-from hsproto.data import loader, sampler
+from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture
@@ -32,7 +32,7 @@ from hsproto.runs import config_file
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
-from hsproto.training import memory
+from hsproto.training import memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
@@ -67,6 +67,8 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
     abstract_state = state_lib.abstract(config, mesh)
     memory.check(config, abstract_state, mesh)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
+    if config.logit_adjustment:  # and this, classes without images
+        objective.log_prior(long_tail.class_counts(splits.train))
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
