@@ -22,7 +22,7 @@ from hsproto import config as config_lib
 from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
-from hsproto.data import loader, sampler
+from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import RunFailure, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture
@@ -36,10 +36,10 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import known_data, memory
+from hsproto.training import known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
 
@@ -102,13 +102,15 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     abstract_state = state_lib.abstract(config, mesh)
     memory.check(config, abstract_state, mesh)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
+    if config.logit_adjustment:  # and this, classes without images
+        objective.log_prior(long_tail.class_counts(splits.train))
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
         data_file.write(workdir, data)  # before config.json, which makes the folder a run
         config_file.write(workdir, config)
 
-    metadata = {known_data.KEY: data}
+    metadata = {known_data.KEY: data, CONFIG: config_lib.to_values(config)}
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:

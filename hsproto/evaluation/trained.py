@@ -21,7 +21,7 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
 from hsproto.training import known_data, memory
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.state import TrainState, abstract
 
 
@@ -137,7 +137,25 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
     )
     memory.check(config, state, mesh)
     with Checkpoints(workdir) as checkpoints:
+        _check_config(workdir, config, checkpoints.metadata(step).get(CONFIG))
         restored = checkpoints.restore(state, step)
     if restored is None:
         raise UserError(f"--workdir={workdir}: the run has no checkpoint yet")
     return config, *restored
+
+
+def _check_config(workdir, config, trained_with):
+    """Raise UserError if config.json is not what the checkpoint was trained with."""
+    if not isinstance(trained_with, dict):  # a checkpoint of the first version
+        return
+    values = config_lib.to_values(config)
+    changed = [
+        f"{key}={values.get(key)!r} there, {value!r} in the checkpoint"
+        for key, value in sorted(trained_with.items())
+        if key not in config_lib.OPERATIONAL and values.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir}/{config_file.NAME} is not that of the run's checkpoint "
+            f"({'; '.join(changed)}): restore it"
+        )
