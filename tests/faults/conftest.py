@@ -1,7 +1,7 @@
 """A short training run, with faults at chosen operations on the files of its workdir.
 
-By default a few operations are tried of each kind; with HSPROTO_FAULTS=all every one, which takes
-hours.
+By default a few operations are tried of each kind; with HSPROTO_FAULTS=N that many, evenly spaced,
+and with HSPROTO_FAULTS=all every one, which takes hours.
 """
 
 import json
@@ -125,7 +125,7 @@ def trials(commands, tmp_path):
 
 
 def chosen(operations, count):
-    """The operations to try: `count` evenly spaced ones, or all."""
-    if os.environ.get("HSPROTO_FAULTS") == "all":
-        count = operations
+    """The operations to try: `count` evenly spaced ones, or as many as the environment asks for."""
+    wanted = os.environ.get("HSPROTO_FAULTS", count)
+    count = operations if wanted == "all" else min(int(wanted), operations)
     return sorted({round(i) for i in np.linspace(1, operations, count)})

@@ -23,6 +23,8 @@ def disturb(trials, undisturbed, operations, **fault):
         trial = next(trials)
         status = trial.train(AT=at, **fault)
         verdicts[_verdict(trial, status, wanted)].append(at)
+    counts = {verdict.partition(":")[0]: len(tried) for verdict, tried in verdicts.items()}
+    print(f"{fault}: {len(operations)} of {undisturbed[0]} operations: {counts}")
     return dict(verdicts)
 
 

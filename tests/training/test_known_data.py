@@ -248,5 +248,5 @@ def test_places_that_are_none_here_are_refused(tmp_path, command, flags, place):
 
 
 def test_a_home_of_nobody_in_a_config_is_refused(tmp_path):
-    with pytest.raises(UserError, match="data_dir=~nobody_of_this_name/x names the home of an unknown"):
+    with pytest.raises(UserError, match="nobody_of_this_name/x names the home of an unknown"):
         train.train(config_of("~nobody_of_this_name/x"), tmp_path)
