@@ -1,6 +1,6 @@
 """Train a network on the hypersphere: from a config to a table of accuracy and geometry.
 
-  hsproto train --config=configs/digits.py --workdir=runs/digits
+  hsproto train --config=digits --workdir=runs/digits
 
 The same command resumes a stopped run.
 """
@@ -31,7 +31,7 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file, data_file
+from hsproto.runs import config_file, data_file, next_steps
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
@@ -150,6 +150,7 @@ def _write_results(workdir, summary, evaluation, class_names):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
+    log_main(next_steps.describe(workdir))
 
 
 def _draw(workdir):
@@ -184,6 +185,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
+    log_main(next_steps.describe(workdir))
     return summary
 
 
