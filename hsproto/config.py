@@ -86,7 +86,10 @@ def default() -> ConfigDict:
     c.std = ()
 
     # Model.
-    c.backbone = "resnet18"  # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet, convnet_wide
+    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide
+    c.backbone = "resnet18"
+    # Weights that the backbone starts from: a file, or package:efficientnet_lite0; empty: none.
+    c.init_from = ""
     c.stem = "cifar"  # cifar | imagenet
     c.width = 64  # channels of the first stage
     c.patch_size = 16  # of a ViT

@@ -25,7 +25,7 @@ from hsproto.data import load as load_lib
 from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import RunFailure, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
-from hsproto.models import architecture
+from hsproto.models import architecture, pretrained
 from hsproto.parallel import agreement, processes
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel.preemption import Preemption
@@ -85,6 +85,9 @@ def _train(config, workdir, profile_steps, preemption):
 
 def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     earlier = workdir_lib.claim(workdir, config)
+    weights = None if earlier else pretrained.load(config.init_from)
+    if config.init_from:
+        config = _with_preprocessing(config, earlier, weights)
     splits = load_lib.load_splits(config)
     data = fingerprint_lib.fingerprint(splits)
     processes.agree({"data": data})
@@ -101,6 +104,8 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
         return summary
     abstract_state = state_lib.abstract(config, mesh)
     memory.check(config, abstract_state, mesh)
+    if weights:  # before the workdir is claimed for weights that do not fit
+        pretrained.fill(config, weights, abstract_state.variables)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
     if config.logit_adjustment:  # and this, classes without images
         objective.log_prior(long_tail.class_counts(splits.train))
@@ -114,7 +119,7 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
-            state, start = state_lib.create(config, mesh), 0
+            state, start = _initial_state(config, mesh, weights), 0
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
@@ -139,6 +144,31 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
         if metrics.failure:
             raise RunFailure(metrics.failure)
     return summary
+
+
+def _with_preprocessing(config, earlier, weights):
+    """Return the config with the mean and standard deviation of weights, where it has none."""
+    prepared = earlier or pretrained.preprocessing(weights)
+    if weights and prepared.size not in (0, config.image_size):
+        log_main(
+            f"note: the weights of {config.init_from} are of images of {prepared.size} px, "
+            f"image_size={config.image_size} here"
+        )
+    if config.mean or config.std or config.channels != 3:
+        return config
+    config = config.copy_and_resolve_references()
+    config.mean, config.std = prepared.mean, prepared.std
+    return config
+
+
+def _initial_state(config, mesh, weights):
+    state = state_lib.create(config, mesh)
+    # A run that was stopped before its first checkpoint begins anew.
+    weights = weights or pretrained.load(config.init_from)
+    if weights is None:
+        return state
+    log_main(f"{config.backbone} starts from {config.init_from}")
+    return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
 
 
 def _write_results(workdir, summary, evaluation, class_names):
