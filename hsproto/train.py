@@ -24,6 +24,7 @@ from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import RunFailure, one_line
+from hsproto.evaluation import mistakes
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture, pretrained
 from hsproto.parallel import agreement, processes
@@ -36,7 +37,7 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import known_data, memory, objective
+from hsproto.training import frozen, inspection, known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
 from hsproto.training.checkpoint import CONFIG, Checkpoints
@@ -85,6 +86,7 @@ def _train(config, workdir, profile_steps, preemption):
 
 def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     earlier = workdir_lib.claim(workdir, config)
+    config = _with_dataset(config, earlier)
     weights = None if earlier else pretrained.load(config.init_from)
     if config.init_from:
         config = _with_preprocessing(config, earlier, weights)
@@ -119,7 +121,10 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
-            state, start = _initial_state(config, mesh, weights), 0
+            state = _initial_state(config, mesh, weights)
+            if start := frozen.steps(config):
+                state = frozen.train_head(config, state, loaders.train, mesh, workdir)
+                checkpoints.ensure(start, state, inspection.inspect(state).digest)
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
@@ -140,10 +145,20 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
         config, loop.total, evaluation, mesh, loop.progress.images_per_second
     )
     if processes.is_main():
-        _write_results(workdir, summary, evaluation, splits.train.class_names)
+        _write_results(workdir, summary, evaluation, splits)
         if metrics.failure:
             raise RunFailure(metrics.failure)
     return summary
+
+
+def _with_dataset(config, earlier):
+    """Return the config with the folder's name for a data set that has no other."""
+    if config.dataset:
+        return config
+    config = config.copy_and_resolve_references()
+    folder = os.path.basename(os.path.abspath(os.path.expanduser(config.data_dir)))
+    config.dataset = earlier.dataset if earlier else folder
+    return config
 
 
 def _with_preprocessing(config, earlier, weights):
@@ -171,7 +186,8 @@ def _initial_state(config, mesh, weights):
     return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
 
 
-def _write_results(workdir, summary, evaluation, class_names):
+def _write_results(workdir, summary, evaluation, splits):
+    class_names = splits.train.class_names
     error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
     log_main(summary_lib.format_table(summary))
     if error:
@@ -180,6 +196,8 @@ def _write_results(workdir, summary, evaluation, class_names):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
+    if evaluation.predictions is not None:
+        log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
     log_main(next_steps.describe(workdir))
 
 

@@ -122,6 +122,34 @@ def build(config: Any, num_classes: int) -> Model:
     )
 
 
+class _Given(nn.Module):
+    """In the place of a backbone, for features that one has made."""
+
+    @nn.compact
+    def __call__(self, features, train):
+        return features
+
+
+def on_features(model: Model) -> Model:
+    """Return a model that takes the backbone's features [B, D'] for images."""
+    return model.clone(backbone=_Given())
+
+
+def without_backbone(variables: dict) -> dict:
+    """Return the variables of `on_features(model)` among those of a model."""
+    return {
+        collection: {name: value for name, value in values.items() if name != "backbone"}
+        for collection, values in variables.items()
+    }
+
+
+def pooled(model: Model, variables: dict, images: jax.Array) -> jax.Array:
+    """Return the backbone's features float32 [B, D'] of images [B,H,W,C], in evaluation."""
+    collections = ("params", "batch_stats")
+    own = {name: variables.get(name, {}).get("backbone", {}) for name in collections}
+    return model.backbone.apply(own, images, train=False).astype(jnp.float32)
+
+
 def init(model: Model, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:
     """Return initial variables for images of shape (height, width, channels); pure, to be jitted.
 
