@@ -251,8 +251,8 @@ class _Rule(NamedTuple):
     wanted: str
 
 
-# Of positive numbers: the network computes in float32, in which less soon is 0.
-_SMALLEST = 1e-30
+# Of positive numbers: the network computes in float32, in which less soon is 0, more infinite.
+_SMALLEST, _LARGEST = 1e-30, 1e38
 
 
 def _is_class_list(text):
@@ -276,15 +276,25 @@ _RULES = (
         f"one of: nothing, {', '.join(CLASS_LISTS)}, or names of two or more classes, e.g. 0/1/7",
     ),
     _Rule(
-        "image_size width temperature batch_size epochs base_lr log_every eval_batch_size "
-        "keep_checkpoints patch_size projection_dim decay_rate eval_every_epochs "
-        "checkpoint_every_epochs loss_groups bn_groups microbatches",
+        "temperature base_lr decay_rate",
+        lambda v: _SMALLEST < v < _LARGEST,
+        "a positive number",
+    ),
+    _Rule(
+        "warmup_lr weight_decay logit_adjustment",
+        lambda v: 0 <= v < _LARGEST,
+        "zero or a positive number",
+    ),
+    _Rule(
+        "image_size width batch_size epochs log_every eval_batch_size keep_checkpoints "
+        "patch_size projection_dim eval_every_epochs checkpoint_every_epochs loss_groups "
+        "bn_groups microbatches",
         lambda v: _SMALLEST < v < 2**31,
         "a positive number below 2**31",
     ),
     _Rule(
         "num_examples load_size embedding_dim queue_size scl_block lr_batch warmup_epochs "
-        "warmup_lr weight_decay logit_adjustment snapshot_points freeze_epochs mixup",
+        "snapshot_points freeze_epochs mixup",
         lambda v: 0 <= v < 2**31,
         "zero or a positive number below 2**31",
     ),
@@ -475,6 +485,11 @@ def _check_schedule(config):
 def to_json(config: ConfigDict) -> str:
     """Return a config as the text of a run's config.json."""
     return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def to_values(config: ConfigDict) -> dict[str, Any]:
+    """Return a config as the values that JSON gives back: lists in place of tuples."""
+    return json.loads(to_json(config))
 
 
 def from_json(text: str | bytes) -> ConfigDict:

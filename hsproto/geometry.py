@@ -240,11 +240,11 @@ def _checked(
         bias = numerics.as_array("bias", bias)
         if bias.shape != (num_classes,):
             raise ValueError(f"bias must have shape ({num_classes},); got shape {bias.shape}")
-    features, prototypes, bias = _as_wide(features, prototypes, bias)
-    return features, labels, prototypes, bias, where
+    wide_features, wide_prototypes, wide_bias = _as_wide(features, prototypes, bias)
+    return wide_features, labels, wide_prototypes, wide_bias, where
 
 
-def _as_wide(*arrays: jax.Array | np.ndarray | None) -> list[jax.Array | None]:
+def _as_wide(*arrays: Any) -> list[Any]:
     dtype = numerics.float_dtype(*(array for array in arrays if array is not None))
     wide = dtype if dtype == jnp.float64 else None
     return [None if array is None else jnp.asarray(array, wide) for array in arrays]

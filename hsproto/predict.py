@@ -1,10 +1,15 @@
 """Classify image files with a trained run: the nearest prototypes and their cosines.
 
-  hsproto predict --workdir=runs/digits one.png two.png
+  hsproto predict --workdir=runs/digits one.png folder --csv=found.csv --reject=0.5
 
 One line per image: its path, then the likeliest classes, each with the cosine between the image's
-embedding and the class's prototype (1: the same direction). Files are read as training reads them.
-What cannot be read is told and passed over; the status is 2 then.
+embedding and the class's prototype (1: the same direction). Of a folder all image files below it.
+Files are read as training reads them. What cannot be read is told and passed over; the status is 2
+then.
+
+--csv writes a table in place of the lines: path, class, cosine, rejected, and class_2, cosine_2 and
+so on up to --top. With --reject an image below this cosine to its likeliest class is marked as
+rejected: it may be of none of the classes.
 """
 
 import sys
@@ -14,89 +19,131 @@ from hsproto import cli
 if __name__ == "__main__":  # before what follows is imported: an extra may be missing
     cli.main(["predict", *sys.argv[1:]])
 
-from collections.abc import Sequence
-from typing import Any
+import argparse
+import contextlib
+import csv
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from hsproto.data import augment, decode, folder
+from hsproto import inference
+from hsproto.data import intake
 from hsproto.data.source import data_spec
 from hsproto.errors import UserError, visible
-from hsproto.evaluation import trained
-from hsproto.models import architecture
-from hsproto.models import classifier as classifier_lib
-from hsproto.models import model as model_lib
-from hsproto.parallel import mesh as mesh_lib
-from hsproto.runs import summary as summary_lib
-
-BATCH_SIZE = 64  # images in memory at a time
+from hsproto.runs.progress import ItemProgress
 
 
-def nearest(
-    config: Any, variables: Any, prototypes: np.ndarray, images: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (classes, cosines), likeliest first, int and float32 [B, K].
+class Answer(NamedTuple):
+    """What is found of an image: names and cosines of classes, the likeliest first."""
 
-    Ranked as the classifier of the run ranks them: by cosine, for cross entropy by logit.
-
-    Args:
-      prototypes: [K, D], those that predict.
-      images: uint8 [B, H, W, C].
-    """
-    model = model_lib.build(config, config.num_classes)
-    images = augment.make_preprocess(config)(images)
-    projections = model_lib.forward(model, variables, images, train=False)[0].projections
-    _, bias = classifier_lib.classifier(variables)
-    classes, cosines = classifier_lib.rank(config, projections, prototypes, bias)
-    return np.asarray(classes), np.asarray(cosines)
+    path: str
+    names: list[str]
+    cosines: np.ndarray
+    rejected: bool
 
 
 def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto predict")
+    cli.add_run_flags(parser)
+    parser.add_argument("--top", type=int, help="classes to show (default 3, in a table 1)")
     parser.add_argument(
-        "--workdir", type=cli.local_path, required=True, help="the workdir of a finished run"
+        "--csv", type=cli.local_path, metavar="FILE", help="write a table and print no lines"
     )
-    parser.add_argument("--top", type=int, default=3, help="classes to print (default 3)")
     parser.add_argument(
-        "images", type=cli.local_path, nargs="+", metavar="IMAGE", help="image files"
+        "--reject", type=_cosine, metavar="COSINE", help="mark images below this cosine"
+    )
+    parser.add_argument(
+        "images", type=cli.local_path, nargs="+", metavar="PATH", help="image files and folders"
     )
     args = parser.parse_args(argv)
-    if args.top < 1:
-        parser.error(f"--top={args.top} must be at least 1")
-    stored = summary_lib.read_prototypes(args.workdir)
-    prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
-    mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
-    config, state, _ = trained.load_state(args.workdir, mesh)
-    wanted = (config.num_classes, architecture.output_dim(config))
-    if prototypes.shape != wanted:
-        raise UserError(
-            f"{args.workdir}: prototypes.npz has prototypes of shape {prototypes.shape}, the run's "
-            f"are {wanted}: it is damaged or another run's"
-        )
-    failed = 0
-    for start in range(0, len(args.images), BATCH_SIZE):
-        paths, images = _readable(args.images[start : start + BATCH_SIZE], data_spec(config))
-        failed += len(args.images[start : start + BATCH_SIZE]) - len(paths)
-        if not paths:
-            continue
-        classes, cosines = nearest(config, state.variables, prototypes, np.stack(images))
-        for path, row, values in zip(paths, classes, cosines, strict=True):
-            top = zip(row[: args.top], values, strict=False)
-            found = "  ".join(f"{names[c]} {cosine:+.3f}" for c, cosine in top)
-            print(visible(f"{path}: {found}"), flush=True)
+    top = args.top if args.top is not None else 1 if args.csv else 3
+    if top < 1:
+        parser.error(f"--top={top} must be at least 1")
+    run = inference.load(args.workdir, args.checkpoint)
+    paths = intake.listed(args.images)
+    top = min(top, len(run.class_names))
+    with _output(args.csv, top) as show:
+        failed = 0
+        progress = ItemProgress(len(paths), _tell, "images")
+        # Blocks of one length: a program of its own is compiled for an image that is left alone.
+        length = math.ceil(len(paths) / math.ceil(len(paths) / inference.BATCH_SIZE))
+        for start in range(0, len(paths), length):
+            block = paths[start : start + length]
+            answers = list(_answers(run, block, top, args.reject))
+            failed += len(block) - len(answers)
+            for answer in answers:
+                show(answer)
+            progress.update(start + len(block))
     if failed:
-        print(f"hsproto: {failed} of {len(args.images)} images could not be read", file=sys.stderr)
+        _tell(f"hsproto: {failed} of {len(paths)} images could not be read")
     return 2 if failed else 0
 
 
-def _readable(paths: Sequence[str], spec: Any) -> tuple[list[str], list[np.ndarray]]:
-    """Return the paths of the images that can be read, and these; tell of the others."""
-    readable, images = [], []
+def _answers(
+    run: inference.Run, paths: Sequence[str], top: int, reject: float | None
+) -> Iterator[Answer]:
+    """Yield what is found of the images that can be read; tell of the others."""
+    read = dict(zip(paths, intake.read_all(paths, data_spec(run.config)), strict=True))
     for path in paths:
-        try:
-            images.append(folder.read_image(path, spec))
-            readable.append(path)
-        except decode.UnreadableImage as error:
-            print(visible(f"hsproto: {error}"), file=sys.stderr, flush=True)
-    return readable, images
+        if isinstance(read[path], UserError):
+            _tell(visible(f"hsproto: {read[path]}"))
+    readable = [path for path in paths if not isinstance(read[path], UserError)]
+    if not readable:
+        return
+    classes, cosines = run.rank(np.stack([read[path] for path in readable]))
+    for path, row, values in zip(readable, classes[:, :top], cosines[:, :top], strict=True):
+        rejected = reject is not None and bool(values[0] < reject)
+        yield Answer(path, [run.class_names[c] for c in row], values, rejected)
+
+
+@contextlib.contextmanager
+def _output(path: str | None, top: int) -> Iterator[Callable[[Answer], Any]]:
+    """Give a function that shows an answer: prints it, or writes it to a table."""
+    if path is None:
+        yield _print
+        return
+    # A part of a table must not look like the whole.
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            table = csv.writer(file)
+            more = [f"{what}_{k}" for k in range(2, top + 1) for what in ("class", "cosine")]
+            table.writerow(["path", "class", "cosine", "rejected", *more])
+            yield lambda answer: table.writerow(_row(answer))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--csv={path} cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+
+
+def _row(answer):
+    pairs = [
+        (name, f"{cosine:.6f}") for name, cosine in zip(answer.names, answer.cosines, strict=True)
+    ]
+    more = [cell for pair in pairs[1:] for cell in pair]
+    return [answer.path, *pairs[0], str(answer.rejected).lower(), *more]
+
+
+def _print(answer):
+    pairs = zip(answer.names, answer.cosines, strict=True)
+    found = "  ".join(f"{name} {cosine:+.3f}" for name, cosine in pairs)
+    print(visible(f"{answer.path}: {found}{'  rejected' if answer.rejected else ''}"), flush=True)
+
+
+def _tell(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def _cosine(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no cosine: give a number in -1..1")
+    return value

@@ -1,6 +1,6 @@
 """Train a network on the hypersphere: from a config to a table of accuracy and geometry.
 
-  hsproto train --config=configs/digits.py --workdir=runs/digits
+  hsproto train --config=digits --workdir=runs/digits
 
 The same command resumes a stopped run.
 """
@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 
 import argparse
 import os
-import shlex
 import warnings
 
 from ml_collections import ConfigDict
@@ -23,7 +22,7 @@ from hsproto import config as config_lib
 from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
-from hsproto.data import loader, sampler
+from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import RunFailure, one_line
 from hsproto.evaluation import mistakes
 from hsproto.evaluation.evaluator import Evaluator, Loaders
@@ -33,15 +32,15 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file, data_file
+from hsproto.runs import config_file, data_file, next_steps
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import frozen, inspection, known_data, memory
+from hsproto.training import frozen, inspection, known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
 
@@ -110,13 +109,15 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     if weights:  # before the workdir is claimed for weights that do not fit
         pretrained.fill(config, weights, abstract_state.variables)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
+    if config.logit_adjustment:  # and this, classes without images
+        objective.log_prior(long_tail.class_counts(splits.train))
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
         data_file.write(workdir, data)  # before config.json, which makes the folder a run
         config_file.write(workdir, config)
 
-    metadata = {known_data.KEY: data}
+    metadata = {known_data.KEY: data, CONFIG: config_lib.to_values(config)}
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
@@ -197,13 +198,7 @@ def _write_results(workdir, summary, evaluation, splits):
     _draw(workdir)
     if evaluation.predictions is not None:
         log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
-        log_main(_NEXT.format(workdir=shlex.quote(workdir)))
-
-
-_NEXT = """
-next:
-  hsproto predict --workdir={workdir} IMAGE...
-  hsproto report {workdir} --out=report"""
+    log_main(next_steps.describe(workdir))
 
 
 def _draw(workdir):
@@ -238,6 +233,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
+    log_main(next_steps.describe(workdir))
     return summary
 
 

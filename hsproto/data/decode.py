@@ -100,12 +100,25 @@ def read_picture(
     """
     try:
         with _open(file) as image:
-            image.load()
-            turn = _TURNS.get(_orientation(image))
-            image = _on_white(image).convert("RGB" if channels == 3 else "L")
-            return image.transpose(turn) if turn is not None else image
+            return _converted(image, channels)
     except Exception as error:  # Pillow raises whatever the reader of a damaged format does.
         raise _unreadable(name, error) from error
+
+
+def convert_picture(image: Image.Image, channels: int, name: str) -> Image.Image:
+    """Convert a picture that Pillow holds, as `read_picture` converts the one in a file."""
+    try:
+        _check_mode(image)
+        return _converted(image, channels)
+    except Exception as error:  # a picture may be decoded here for the first time
+        raise _unreadable(name, error) from error
+
+
+def _converted(image, channels):
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    image = _on_white(image).convert("RGB" if channels == 3 else "L")
+    return image.transpose(turn) if turn is not None else image
 
 
 def center_square(
@@ -187,13 +200,20 @@ def _open(file):
     if isinstance(file, str | os.PathLike) and not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError("not a regular file")
     image = Image.open(file, formats=formats())
+    try:
+        _check_mode(image)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def _check_mode(image):
     # Pillow's PGM of more than 8 bits is scaled to 16, but has the mode of 32.
     if image.mode not in _MODES and (image.mode, image.format) != ("I", "PPM"):
-        image.close()
         raise ValueError(
             f"pixels of mode {image.mode}: save 8 bits per channel, or gray of 16 without a sign"
         )
-    return image
 
 
 def _orientation(image):

@@ -18,10 +18,11 @@ from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.parallel.processes import log_main
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
 from hsproto.training import known_data, memory
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.state import TrainState, abstract
 
 
@@ -61,12 +62,15 @@ class TrainedRun:
     @functools.cached_property
     def train(self) -> Embedded:
         """The embedded training set."""
-        return self.embed(self.splits.train)
+        return self._embed_split("training", self.splits.train)
 
     @functools.cached_property
     def test(self) -> Embedded:
         """The embedded test set."""
-        return self.embed(self.splits.test)
+        return self._embed_split("test", self.splits.test)
+
+    def _embed_split(self, name, source):
+        return self.embed(source, ItemProgress(len(source), log_main, f"{name} images"))
 
     @functools.cached_property
     def _classifier(self):
@@ -137,7 +141,25 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
     )
     memory.check(config, state, mesh)
     with Checkpoints(workdir) as checkpoints:
+        _check_config(workdir, config, checkpoints.metadata(step).get(CONFIG))
         restored = checkpoints.restore(state, step)
     if restored is None:
         raise UserError(f"--workdir={workdir}: the run has no checkpoint yet")
     return config, *restored
+
+
+def _check_config(workdir, config, trained_with):
+    """Raise UserError if config.json is not what the checkpoint was trained with."""
+    if not isinstance(trained_with, dict):  # a checkpoint of the first version
+        return
+    values = config_lib.to_values(config)
+    changed = [
+        f"{key}={values.get(key)!r} there, {value!r} in the checkpoint"
+        for key, value in sorted(trained_with.items())
+        if key not in config_lib.OPERATIONAL and values.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir}/{config_file.NAME} is not that of the run's checkpoint "
+            f"({'; '.join(changed)}): restore it"
+        )

@@ -19,6 +19,7 @@ LOOK_SECONDS = 2
 # Looks without a sign of life after which a process is lost. Looks are counted, and no time, so
 # that a pause of all processes is no loss of any.
 SILENT_LOOKS = 20
+_FEW_LOOKS = 3  # that are enough where a connection to one has failed
 # What the others may take to see how the run ended: process 0 waits, because it has the store.
 _PARTING_SECONDS = 15
 
@@ -35,15 +36,17 @@ class Watchdog:
 
     def __init__(self, store: Store, index: int, count: int):
         self._store, self._index, self._count = store, index, count
-        # Process 0 watches all others, and they watch process 0.
-        self._watched = range(1, count) if index == 0 else (0,)
-        self._heard: dict[int, str | None] = {}
+        # Process 0 watches all others, and they watch process 0: looks without a sign of life.
+        watched = range(1, count) if index == 0 else (0,)
+        self._silent = dict.fromkeys(watched, 0)
+        self._last: dict[int, str | None] = dict.fromkeys(watched)
+        self._first: str | None = None  # what process 0 told last
         self._stopped = threading.Event()
         self._ends = threading.Lock()  # held by the thread that ends this process
 
     def start(self) -> None:
         """Start watching."""
-        for work in (self._exchange, self._judge):
+        for work in (self._exchange,) if self._index == 0 else (self._exchange, self._listen):
             threading.Thread(target=work, daemon=True).start()
 
     def finish(self) -> None:
@@ -67,46 +70,58 @@ class Watchdog:
 
         It takes a few looks to tell.
         """
-        before = dict(self._heard)
-        # Process 0 decides, and the others hear it from there.
-        until = time.monotonic() + (3.5 if self._index == 0 else 5.5) * LOOK_SECONDS
+        until = time.monotonic() + (_FEW_LOOKS + 2) * LOOK_SECONDS
         while time.monotonic() < until:
             if ending := _attempt(self._told):
                 self._end(ending)
             time.sleep(0.2)
-        silent = {
-            process for process in self._watched if self._heard.get(process) == before.get(process)
-        }
-        self._end_without(silent, reason)
+        self._end_without(self._silent_for(_FEW_LOOKS), reason)
 
     def _exchange(self):
-        beats = 0
-        while not self._stopped.wait(LOOK_SECONDS if beats else 0):
-            beats += 1
-            _attempt(lambda number=beats: self._hear(number))
+        """Tell that this process lives, and process 0 also how long which others were silent."""
+        looks = 0
+        while not self._stopped.wait(LOOK_SECONDS if looks else 0):
+            looks += 1
+            _attempt(lambda number=looks: self._hear(number))
+            if self._index == 0:
+                self._judge()
 
-    def _hear(self, beats):
-        self._store.put(f"beat/{self._index}", str(beats))
-        if ending := self._told():
+    def _hear(self, looks):
+        if ending := _attempt(self._told):
             self._end(ending)
         if self._index == 0:
-            self._heard = {int(i): text for i, text in self._store.all("beat").items()}
+            beats = self._store.all("beat")
+            for i in range(1, self._count):
+                self._count_look(i, beats.get(str(i)))
+            told = {i: silent for i, silent in self._silent.items() if silent}
+            self._store.put("beat/0", json.dumps([looks, told]))
         else:
-            self._heard = {0: self._store.get("beat/0")}
+            self._store.put(f"beat/{self._index}", str(looks))
+            self._first = self._store.get("beat/0")
+
+    def _listen(self):
+        """Count the looks at which process 0 was silent: asking it may take for ever."""
+        while not self._stopped.wait(LOOK_SECONDS):
+            self._count_look(0, self._first)
+            self._judge()
+
+    def _count_look(self, process, beat):
+        self._silent[process] = self._silent[process] + 1 if beat == self._last[process] else 0
+        self._last[process] = beat
+
+    def _silent_for(self, looks):
+        silent = dict(self._silent)
+        if self._index and self._first:
+            silent |= {int(i): number for i, number in json.loads(self._first)[1].items()}
+        return {i for i, number in silent.items() if number >= looks and i != self._index}
+
+    def _judge(self):
+        lost = self._silent_for(SILENT_LOOKS)
+        self._end_without(lost, f"no sign of life for {SILENT_LOOKS * LOOK_SECONDS:g} s")
 
     def _told(self):
         text = self._store.get("ending")
         return Ending(*json.loads(text)) if text else None
-
-    def _judge(self):
-        silent, last = dict.fromkeys(self._watched, 0), {}
-        while not self._stopped.wait(LOOK_SECONDS):
-            for process in self._watched:
-                beat = self._heard.get(process)
-                silent[process] = silent[process] + 1 if beat == last.get(process) else 0
-                last[process] = beat
-            lost = {process for process in self._watched if silent[process] >= SILENT_LOOKS}
-            self._end_without(lost, f"no sign of life for {SILENT_LOOKS * LOOK_SECONDS} s")
 
     def _end_without(self, lost, reason):
         """End the run because processes are lost, if any."""
@@ -116,7 +131,7 @@ class Watchdog:
             1,
             f"process {min(lost)} of {self._count} is lost ({reason}); the same command resumes",
         )
-        if self._index == 0:
+        if 0 not in lost:
             self._end(ending, ending, lost)
         self._ends.acquire()
         _print(ending.line)  # the store is lost too
@@ -129,7 +144,7 @@ class Watchdog:
             _attempt(lambda: self._store.put_first("ending", json.dumps(told)))
         _print(ending.line)
         if self._index == 0:
-            self._wait_for_others(lost)
+            self._wait_for_others(lost | self._silent_for(_FEW_LOOKS))
         else:
             _attempt(lambda: self._store.put(f"seen/{self._index}", "yes"))
         os._exit(ending.status)

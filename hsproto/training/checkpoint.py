@@ -20,6 +20,7 @@ from hsproto.runs.storage import Complaints, attempts
 from hsproto.training import inspection, orbax_noise
 
 _MAX_LENGTH = 200  # of quoted errors: Orbax's and TensorStore's can fill pages
+CONFIG = "config"  # of a run's config in the metadata of its checkpoints
 _DIGEST = "digest"
 _PAUSE = 1  # second before a second attempt to read
 

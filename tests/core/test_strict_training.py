@@ -25,6 +25,7 @@ def strict():
         ("digits", "loss=cross_entropy,head=linear,imbalance_factor=0.1"),
         ("digits", "loss=ntce,queue_size=128,queue_momentum=0.9"),
         ("digits", "loss=decoupled_normface,embedding=signed_bn,bn_groups=2,microbatches=2"),
+        ("digits", "loss=dot_regression,balanced_lengths=true,imbalance_factor=0.3"),
         ("scl_digits", BLURRED),
     ],
 )

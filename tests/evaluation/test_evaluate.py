@@ -130,7 +130,7 @@ def test_prediction_names_the_nearest_prototypes(digits_run, tmp_path, capsys):
 
 
 def test_prediction_refuses_a_folder_that_holds_no_run(tmp_path):
-    with pytest.raises(UserError, match="no finished run"):
+    with pytest.raises(UserError, match="no run there"):
         predict.main([f"--workdir={tmp_path}", "any.png"])
 
 

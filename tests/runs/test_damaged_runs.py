@@ -271,7 +271,7 @@ def test_a_pickle_is_not_loaded_and_no_advice_to_do_so_is_given(tmp_path):
     path = write(tmp_path) / "prototypes.npz"
     np.array([{}]).dump(path)
     (reason,) = run_lib.read([str(tmp_path)]).left_out.values()
-    assert reason == f"{path} is damaged (it holds Python objects)"
+    assert reason == f"{path} is damaged (File is not a zip file)"
 
 
 def test_arrays_of_snapshots_of_another_shape_are_not_shown(tmp_path):

@@ -55,6 +55,20 @@ def test_batch_norm_of_single_rows_is_refused():
     config_lib.validate(config)
 
 
+def test_a_class_without_images_is_refused_before_the_workdir_is_claimed(tmp_path):
+    images, labels = np.zeros((12, 8, 8, 1), np.uint8), np.arange(12) % 2
+    arrays = {f"{s}_{k}": v for s in ("train", "test") for k, v in
+              (("images", images), ("labels", labels))}  # fmt: skip
+    np.savez(tmp_path / "x.npz", **arrays, class_names=np.array(["a", "b", "none"]))
+    config = tiny_config(
+        argument=f"source=arrays,dataset=x,data_dir={tmp_path},loss=normface,batch_size=8,"
+        "eval_batch_size=8,logit_adjustment=1,sampler=shuffle"
+    )
+    with pytest.raises(UserError, match="class 2 has none"):
+        train.train(config, tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_the_digits_under_the_name_of_another_set_are_refused(tmp_path):
     for name in ("cifar10", "imagenet2012", "mine"):
         with pytest.raises(UserError, match=f"dataset='{name}' with source='digits'"):
