@@ -16,18 +16,25 @@ from hsproto.parallel import signals
 
 
 class Command(NamedTuple):
-    """A command: the module whose `main(argv)` it runs, its group in the help, and one line."""
+    """A command: the module whose `main(argv)` it runs, its group in the help, and one line.
+
+    `extras` are those of the package that it needs.
+    """
 
     module: str
     group: str
     summary: str
+    extras: str = "train"
 
 
 _TRAIN, _MEASURE, _REPORT = "Train and use", "Measure a run", "Compare and inspect"
 COMMANDS = {
     "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config"),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint"),
-    "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run"),
+    "predict": Command("hsproto.predict", _TRAIN, "classify image files and folders with a run"),
+    "export": Command(
+        "hsproto.export", _TRAIN, "write a run as a predictor that needs jax alone", "train,export"
+    ),
     "probe": Command(
         "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing"
     ),
@@ -88,7 +95,7 @@ def _load(name):
             raise
         raise UserError(
             f"`hsproto {name}` needs the package {error.name!r}, which is not installed: "
-            "pip install 'hsproto[train]'"
+            f"pip install 'hsproto[{COMMANDS[name].extras}]'"
         ) from None
 
 
