@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hsproto.errors import UserError
-from hsproto.methods import ENCODER_LOSSES, LOSSES, METHODS, QUEUE_LOSSES, SOFTMAX_LOSSES
+from hsproto.methods import (
+    ENCODER_LOSSES,
+    LOSSES,
+    METHODS,
+    QUEUE_LOSSES,
+    SOFT_LABEL_LOSSES,
+    SOFTMAX_LOSSES,
+)
 
 # Sources of whole pictures of any size, which can be cropped on the host.
 PICTURE_SOURCES = ("folder", "tfds")
@@ -86,7 +93,10 @@ def default() -> ConfigDict:
     c.std = ()
 
     # Model.
-    c.backbone = "resnet18"  # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet, convnet_wide
+    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide
+    c.backbone = "resnet18"
+    # Weights that the backbone starts from: a file, or package:efficientnet_lite0; empty: none.
+    c.init_from = ""
     c.stem = "cifar"  # cifar | imagenet
     c.width = 64  # channels of the first stage
     c.patch_size = 16  # of a ViT
@@ -104,6 +114,8 @@ def default() -> ConfigDict:
     # Strength of the logit adjustment for long tails, with cross_entropy and normface; 0: none.
     c.logit_adjustment = 0.0
     c.balanced_lengths = False  # dot_regression: longer prototypes for rarer classes of a batch
+    c.label_smoothing = 0.0  # share of each label that is spread over all classes
+    c.mixup = 0.0  # a of Beta(a, a), by which pairs of images and labels are mixed; 0: none
     c.loss_groups = 1  # groups of the batch that do not share negatives; 1: global
     c.queue_size = 0  # past embeddings in the loss, for ntce, nonl and scl
     c.queue_momentum = 0.0  # of the moving-average encoder that fills the queue; 0: the encoder
@@ -113,6 +125,7 @@ def default() -> ConfigDict:
     c.batch_size = 512  # over all devices
     c.microbatches = 1  # parts that pass the backbone in turn; the loss is that of the whole batch
     c.epochs = 1000.0
+    c.freeze_epochs = 0.0  # at first: the backbone is frozen, only what stands on it learns
     c.base_lr = 0.1
     c.lr_batch = 256  # 0: base_lr is the learning rate itself
     c.schedule = "cosine"  # cosine (to 0.1³ of the peak) | step
@@ -281,7 +294,7 @@ _RULES = (
     ),
     _Rule(
         "num_examples load_size embedding_dim queue_size scl_block lr_batch warmup_epochs "
-        "snapshot_points",
+        "snapshot_points freeze_epochs mixup",
         lambda v: 0 <= v < 2**31,
         "zero or a positive number below 2**31",
     ),
@@ -295,7 +308,9 @@ _RULES = (
     _Rule("seed subset_seed", lambda v: 0 <= v < 2**32, "zero or a positive number below 2**32"),
     _Rule("imbalance_factor", lambda v: 0 < v <= 1, "above 0 and at most 1"),
     _Rule(
-        "validation_share momentum queue_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"
+        "validation_share momentum queue_momentum label_smoothing",
+        lambda v: 0 <= v < 1,
+        "at least 0 and below 1",
     ),
     _Rule("mean", lambda v: all(abs(x) < 2**31 for x in v), "finite numbers"),
     _Rule("std", lambda v: all(_SMALLEST < x < 2**31 for x in v), "positive numbers"),
@@ -403,6 +418,7 @@ def _check_loss(config):
             f"batch_size={config.batch_size}, loss_groups={config.loss_groups} leave each image "
             "without any: use at least 2 images per group"
         )
+    _check_soft_labels(config)
     if not config.logit_adjustment:
         return
     key = f"config key logit_adjustment={config.logit_adjustment}"
@@ -412,6 +428,27 @@ def _check_loss(config):
         raise UserError(
             f"{key} needs batches whose classes are as frequent as in the data set: use "
             "sampler=shuffle and batch_binding=false"
+        )
+
+
+def _check_soft_labels(config):
+    for key in ("label_smoothing", "mixup"):
+        if not config[key]:
+            continue
+        if config.loss not in SOFT_LABEL_LOSSES or config.queue_size:
+            raise UserError(
+                f"config key {key}={config[key]} goes with {', '.join(SOFT_LABEL_LOSSES)} and "
+                f"without a queue; got loss={config.loss!r}, queue_size={config.queue_size}"
+            )
+    if config.mixup and (config.loss_groups > 1 or config.microbatches > 1):
+        raise UserError(
+            f"config key mixup={config.mixup} mixes images of the whole batch: use loss_groups=1 "
+            "and microbatches=1"
+        )
+    if config.freeze_epochs and config.queue_size:
+        raise UserError(
+            f"config key freeze_epochs={config.freeze_epochs} goes without a queue; got "
+            f"queue_size={config.queue_size}"
         )
 
 

@@ -66,6 +66,10 @@ LOSSES = tuple(METHODS)
 ENCODER_LOSSES = tuple(name for name, method in METHODS.items() if method.encoder)
 QUEUE_LOSSES = tuple(name for name, method in METHODS.items() if method.queue)
 SOFTMAX_LOSSES = tuple(name for name, method in METHODS.items() if method.softmax)
+# Dot regression pulls to one prototype, and the encoder losses compare classes for equality.
+SOFT_LABEL_LOSSES = tuple(
+    name for name in LOSSES if name != "dot_regression" and name not in ENCODER_LOSSES
+)
 LOSS_HEADS = {name: method.heads for name, method in METHODS.items()}
 
 

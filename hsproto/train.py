@@ -1,6 +1,6 @@
 """Train a network on the hypersphere: from a config to a table of accuracy and geometry.
 
-  hsproto train --config=configs/digits.py --workdir=runs/digits
+  hsproto train --config=digits --workdir=runs/digits
 
 The same command resumes a stopped run.
 """
@@ -24,19 +24,20 @@ from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, long_tail, sampler
 from hsproto.errors import RunFailure, one_line
+from hsproto.evaluation import mistakes
 from hsproto.evaluation.evaluator import Evaluator, Loaders
-from hsproto.models import architecture
+from hsproto.models import architecture, pretrained
 from hsproto.parallel import agreement, processes
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file, data_file
+from hsproto.runs import config_file, data_file, next_steps
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
-from hsproto.training import known_data, memory, objective
+from hsproto.training import frozen, inspection, known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
 from hsproto.training.checkpoint import CONFIG, Checkpoints
@@ -85,6 +86,10 @@ def _train(config, workdir, profile_steps, preemption):
 
 def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     earlier = workdir_lib.claim(workdir, config)
+    config = _with_dataset(config, earlier)
+    weights = None if earlier else pretrained.load(config.init_from)
+    if config.init_from:
+        config = _with_preprocessing(config, earlier, weights)
     splits = load_lib.load_splits(config)
     data = fingerprint_lib.fingerprint(splits)
     processes.agree({"data": data})
@@ -101,6 +106,8 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
         return summary
     abstract_state = state_lib.abstract(config, mesh)
     memory.check(config, abstract_state, mesh)
+    if weights:  # before the workdir is claimed for weights that do not fit
+        pretrained.fill(config, weights, abstract_state.variables)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
     if config.logit_adjustment:  # and this, classes without images
         objective.log_prior(long_tail.class_counts(splits.train))
@@ -114,7 +121,10 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
-            state, start = state_lib.create(config, mesh), 0
+            state = _initial_state(config, mesh, weights)
+            if start := frozen.steps(config):
+                state = frozen.train_head(config, state, loaders.train, mesh, workdir)
+                checkpoints.ensure(start, state, inspection.inspect(state).digest)
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
@@ -135,13 +145,49 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
         config, loop.total, evaluation, mesh, loop.progress.images_per_second
     )
     if processes.is_main():
-        _write_results(workdir, summary, evaluation, splits.train.class_names)
+        _write_results(workdir, summary, evaluation, splits)
         if metrics.failure:
             raise RunFailure(metrics.failure)
     return summary
 
 
-def _write_results(workdir, summary, evaluation, class_names):
+def _with_dataset(config, earlier):
+    """Return the config with the folder's name for a data set that has no other."""
+    if config.dataset:
+        return config
+    config = config.copy_and_resolve_references()
+    folder = os.path.basename(os.path.abspath(os.path.expanduser(config.data_dir)))
+    config.dataset = earlier.dataset if earlier else folder
+    return config
+
+
+def _with_preprocessing(config, earlier, weights):
+    """Return the config with the mean and standard deviation of weights, where it has none."""
+    prepared = earlier or pretrained.preprocessing(weights)
+    if weights and prepared.size not in (0, config.image_size):
+        log_main(
+            f"note: the weights of {config.init_from} are of images of {prepared.size} px, "
+            f"image_size={config.image_size} here"
+        )
+    if config.mean or config.std or config.channels != 3:
+        return config
+    config = config.copy_and_resolve_references()
+    config.mean, config.std = prepared.mean, prepared.std
+    return config
+
+
+def _initial_state(config, mesh, weights):
+    state = state_lib.create(config, mesh)
+    # A run that was stopped before its first checkpoint begins anew.
+    weights = weights or pretrained.load(config.init_from)
+    if weights is None:
+        return state
+    log_main(f"{config.backbone} starts from {config.init_from}")
+    return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
+
+
+def _write_results(workdir, summary, evaluation, splits):
+    class_names = splits.train.class_names
     error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
     log_main(summary_lib.format_table(summary))
     if error:
@@ -150,6 +196,9 @@ def _write_results(workdir, summary, evaluation, class_names):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
+    if evaluation.predictions is not None:
+        log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
+    log_main(next_steps.describe(workdir))
 
 
 def _draw(workdir):
@@ -184,6 +233,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
+    log_main(next_steps.describe(workdir))
     return summary
 
 

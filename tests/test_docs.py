@@ -93,7 +93,8 @@ def check_flags(program, words):
         if flag.startswith("-") and word not in overrides:
             assert flag in known, f"{flag} is not a flag of {' '.join(program)}"
         if flag == "--config" and value:
-            load_config(str(ROOT / value), overrides)
+            # A recipe by its name is found from anywhere.
+            load_config(str(ROOT / value) if ".py" in value else value, overrides)
 
 
 def check_command(words):

@@ -14,11 +14,14 @@ from hsproto.core.numerics import l2_normalize
 from hsproto.data import augment
 from hsproto.data.loader import Loader
 from hsproto.evaluation import accuracy
+from hsproto.evaluation.mistakes import Predictions
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import snapshots
 from hsproto.training import objective
+
+_MOST_LOOKED_AT = 20_000  # test images of a folder, of which mistakes are listed
 
 
 class Loaders(NamedTuple):
@@ -50,6 +53,7 @@ class Evaluation(NamedTuple):
         per_class: of imbalanced training sets, lists [K] of "train_images", "test_accuracy" and
             "train_accuracy".
         snapshot: of test images, where one was requested.
+        predictions: of the test images, where those are files of a folder that one can look at.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -57,6 +61,7 @@ class Evaluation(NamedTuple):
     class_means: np.ndarray
     per_class: dict[str, list] | None = None
     snapshot: snapshots.Snapshot | None = None
+    predictions: Predictions | None = None
 
 
 class _Classifiers(NamedTuple):
@@ -93,21 +98,30 @@ class Evaluator:
         self._place = jax.jit(place, donate_argnums=0)
         self._flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=split)
         self._gather = jax.jit(lambda x: x, out_shardings=whole)
+        self._margins = jax.jit(_margins, out_shardings=whole)
         self._take = jax.jit(lambda x, rows: x[rows], out_shardings=whole)
 
     def evaluate(
-        self, variables: Any, snapshot_points: int = 0, poll: Callable[[], Any] = lambda: None
+        self,
+        variables: Any,
+        snapshot_points: int = 0,
+        poll: Callable[[int, int], Any] = lambda done, total: None,
     ) -> Evaluation:
         """Measure accuracy and geometry on both splits, as exact sums over their images.
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions of
         the class means, over the training set, of the outputs of SCL's head. `accuracy_class_means`
         is that of the same training-free classifier, for any run. `snapshot_points` is as in
-        `measure`; `poll` is called after each batch, and may raise to end the evaluation.
+        `measure`; `poll` is called after each batch with the images that are done and all of them,
+        and may raise to end the evaluation.
         """
-        train, test = (
-            self.embed_all(variables, loader, lambda _: poll()) for loader in self._loaders
-        )
+        total, before, splits = sum(map(len, self._loaders)), 0, []
+        for loader in self._loaders:
+            splits.append(
+                self.embed_all(variables, loader, lambda done, b=before: poll(b + done, total))
+            )
+            before += len(loader)
+        train, test = splits
         weights, bias = classifier_lib.classifier(variables)
         return self.measure(
             self._config, train, test, weights, bias, snapshot_points=snapshot_points
@@ -192,6 +206,7 @@ class Evaluator:
             self._on_host(classifiers.weights),
             self._on_host(means),
             per_class if imbalanced else None,
+            predictions=self._predictions(config, test, predicted["test"], classifiers.weights),
         )
         if not snapshot_points:
             return evaluation
@@ -224,11 +239,24 @@ class Evaluator:
             where=split.where,
         )
 
-    def _snapshot(self, test, predicted, evaluation, bias, count):
+    def _predictions(self, config, test, predicted, weights):
+        count = int(test.where.sum())
+        if config.source != "folder" or count > _MOST_LOOKED_AT:
+            return None
+        labels = np.where(test.where, test.labels, 0)
+        margins = np.asarray(self._margins(test.projections, weights, labels, predicted))
+        places = self._places(test, np.arange(count))
+        return Predictions(labels[places], predicted[places], margins[places])
+
+    def _places(self, split, rows):
+        """Where `embed_all` put the rows of a source: it fills [size, batches] by columns."""
         size = self._config.eval_batch_size
-        in_order = test.labels.reshape(size, -1)  # as `embed_all` fills them: [size, batches]
-        rows, classes = snapshots.choose(in_order.T.ravel(), count)
-        places = rows % size * in_order.shape[1] + rows // size
+        return rows % size * (len(split.labels) // size) + rows // size
+
+    def _snapshot(self, test, predicted, evaluation, bias, count):
+        in_order = test.labels[self._places(test, np.arange(len(test.labels)))]
+        rows, classes = snapshots.choose(in_order, count)
+        places = self._places(test, rows)
         return snapshots.Snapshot(
             rows=rows,
             labels=test.labels[places],
@@ -242,6 +270,12 @@ class Evaluator:
 
     def _on_host(self, array):
         return np.asarray(self._gather(array))
+
+
+def _margins(features, weights, labels, predicted):
+    """Cosine to the predicted class less that to the own one, float32 [N]."""
+    features, weights = l2_normalize(features), l2_normalize(weights)
+    return jnp.sum(features * (weights[predicted] - weights[labels]), axis=1)
 
 
 def _accuracies(split, predicted, num_classes):

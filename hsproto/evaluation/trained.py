@@ -18,6 +18,7 @@ from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.parallel.processes import log_main
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
 from hsproto.training import known_data, memory
@@ -61,12 +62,15 @@ class TrainedRun:
     @functools.cached_property
     def train(self) -> Embedded:
         """The embedded training set."""
-        return self.embed(self.splits.train)
+        return self._embed_split("training", self.splits.train)
 
     @functools.cached_property
     def test(self) -> Embedded:
         """The embedded test set."""
-        return self.embed(self.splits.test)
+        return self._embed_split("test", self.splits.test)
+
+    def _embed_split(self, name, source):
+        return self.embed(source, ItemProgress(len(source), log_main, f"{name} images"))
 
     @functools.cached_property
     def _classifier(self):

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 
 from hsproto.core.simplex import simplex_etf
 from hsproto.methods import LOSS_HEADS
-from hsproto.models.architecture import CONVNETS, RESNETS, VITS, validate
+from hsproto.models.architecture import CONVNETS, EFFICIENTNETS, RESNETS, VITS, validate
 from hsproto.models.convnets import ConvNet, ResNet
+from hsproto.models.efficientnet import EfficientNetLite
 from hsproto.models.layers import DTYPES, batch_norm, bias_init, linear, prototypes_init
 from hsproto.models.vit import VisionTransformer
 
@@ -79,9 +80,9 @@ class Model(nn.Module):
 def build(config: Any, num_classes: int) -> Model:
     """Return the model that `config` describes, for `num_classes` classes.
 
-    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, convnet, or convnet_wide, whose last layer
-      has 4 `width` channels. `width` (channels of the first stage) is for ResNets and convnets,
-      `stem` for ResNets, `patch_size` for ViTs.
+    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, efficientnet_lite0, convnet, or
+      convnet_wide, whose last layer has 4 `width` channels. `width` (channels of the first stage)
+      is for ResNets and convnets, `stem` for ResNets, `patch_size` for ViTs.
     - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
       class token). "signed" adds a linear layer to `embedding_dim` dimensions (0: those of the
       backbone), "signed_bn" a BatchNorm. Non-negative features, such as the pooled ones of ResNets
@@ -104,6 +105,8 @@ def build(config: Any, num_classes: int) -> Model:
         backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups)
     elif config.backbone in VITS:
         backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
+    elif config.backbone in EFFICIENTNETS:
+        backbone = EfficientNetLite(dtype, groups)
     else:
         channels = tuple(config.width * factor for factor in CONVNETS[config.backbone])
         backbone = ConvNet(channels, dtype, groups)
@@ -117,6 +120,34 @@ def build(config: Any, num_classes: int) -> Model:
         projection_dim=config.projection_dim,
         bn_groups=groups,
     )
+
+
+class _Given(nn.Module):
+    """In the place of a backbone, for features that one has made."""
+
+    @nn.compact
+    def __call__(self, features, train):
+        return features
+
+
+def on_features(model: Model) -> Model:
+    """Return a model that takes the backbone's features [B, D'] for images."""
+    return model.clone(backbone=_Given())
+
+
+def without_backbone(variables: dict) -> dict:
+    """Return the variables of `on_features(model)` among those of a model."""
+    return {
+        collection: {name: value for name, value in values.items() if name != "backbone"}
+        for collection, values in variables.items()
+    }
+
+
+def pooled(model: Model, variables: dict, images: jax.Array) -> jax.Array:
+    """Return the backbone's features float32 [B, D'] of images [B,H,W,C], in evaluation."""
+    collections = ("params", "batch_stats")
+    own = {name: variables.get(name, {}).get("backbone", {}) for name in collections}
+    return model.backbone.apply(own, images, train=False).astype(jnp.float32)
 
 
 def init(model: Model, key: jax.Array, image_shape: tuple[int, int, int]) -> dict:

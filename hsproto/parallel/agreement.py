@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -58,7 +59,7 @@ def _differences(texts):
     for process, values in enumerate(others, start=1):
         for key in sorted({*expected, *values}):
             if values.get(key) != expected.get(key) and key not in found:
-                here, there = (_shown(v.get(key, "none")) for v in (expected, values))
+                here, there = _shown(expected.get(key, "none"), values.get(key, "none"))
                 found[key] = f"{key} is {here} in process 0, {there} in process {process}"
     told = list(found.values())
     more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
@@ -79,8 +80,13 @@ def flatten(items: Mapping[str, Any]) -> dict[str, str]:
     return flat
 
 
-def _shown(text):
-    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
+def _shown(*texts):
+    """Two texts that differ, cut to where they do."""
+    same = len(os.path.commonprefix(texts))
+    start = max(0, same - _LENGTH // 2) if max(map(len, texts)) > _LENGTH else 0
+    for text in texts:
+        part = text[start : start + _LENGTH]
+        yield f"{'...' * (start > 0)}{part}{'...' * (start + _LENGTH < len(text))}"
 
 
 @functools.cache

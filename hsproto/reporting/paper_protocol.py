@@ -39,8 +39,13 @@ VARIED = {
 
 def paper_set(run: Run) -> str | None:
     """Return the paper's data set that a run was trained on, as `paper_results` names it."""
-    name = run.config["dataset"]
-    if run_lib.settings(run)["source"] == "digits":  # whatever the run calls them
+    name, settings = run.config["dataset"], run_lib.settings(run)
+    if settings["init_from"]:  # the paper trains from scratch
+        return None
+    # Whatever the run calls them: digits, and one's own photos. The paper's folders are ImageNet's.
+    if settings["source"] == "digits":
+        return None
+    if settings["source"] == "folder" and not name.startswith("imagenet"):
         return None
     if run.config.get("class_list", "").startswith("imagenet100"):
         name = "imagenet100"

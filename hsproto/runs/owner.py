@@ -181,7 +181,7 @@ class Owner:
             os.close(file)
             raise
         finally:
-            os.unlink(temporary)
+            _remove(temporary)
         if file is None:
             return False
         if self._file is not None:
@@ -199,7 +199,8 @@ class Owner:
         # An answer of a network file system may be lost: the number of links tells the truth.
         if os.fstat(file).st_nlink > 1:
             return file
-        if error is not None and not isinstance(error, FileExistsError):
+        # FileNotFoundError: an owner has tidied the temporary file away.
+        if error is not None and not isinstance(error, FileExistsError | FileNotFoundError):
             # A file system without links: made exclusively, and whole a moment later.
             with contextlib.suppress(FileExistsError):
                 made = os.open(path, _FLAGS | os.O_EXCL, 0o644)
@@ -246,9 +247,9 @@ class Owner:
         """Remove what processes left that were killed while they took the folder."""
         for path in glob.glob(f"{glob.escape(self._path)}.*"):
             record = _read(path)
-            if record is not None and _process_lives(record) is False:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+            unfinished = record is not None and record.process is None and path.endswith(".new")
+            if unfinished or (record is not None and _process_lives(record) is False):
+                _remove(path)
 
     def release(self) -> None:
         """Give the folder back, unless another process has taken it over."""
@@ -259,7 +260,7 @@ class Owner:
             with contextlib.suppress(OSError):
                 record = _read(self._path)
                 if record is not None and record.token == self._token:
-                    os.unlink(self._path)
+                    _remove(self._path)
             os.close(self._file)
 
 
@@ -293,6 +294,11 @@ def owned(
         yield owner
     finally:
         owner.release()
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _read(path):

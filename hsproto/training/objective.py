@@ -42,11 +42,13 @@ def batch_loss(
         outputs: `models.model.Outputs` of the batch.
         prototypes: [K, D], or None for losses of the features alone.
         bias: [K] of a linear head, or None.
-        labels: int [B].
+        labels: int [B], or soft [B, K] (`mix`).
         axis_name: Mapped axis over which the batch is split, or None.
         queue: (features, labels) of past batches, for the losses that take them.
         log_prior: [K] of the classes, for `config.logit_adjustment`, by which it is multiplied.
     """
+    if config.label_smoothing:
+        labels = smooth(labels, config.num_classes, config.label_smoothing)
     if config.logit_adjustment:
         adjustment = config.logit_adjustment * log_prior
         bias = adjustment if bias is None else bias + adjustment
@@ -65,6 +67,38 @@ def batch_loss(
     if config.loss in ENCODER_LOSSES:
         return loss(outputs.projections, labels, **keywords)
     return loss(outputs.features, prototypes, labels, **keywords)
+
+
+def smooth(labels: jax.Array, num_classes: int, strength: float) -> jax.Array:
+    """Return soft labels [B, K] of labels [B] or [B, K]: a share `strength` for all classes alike.
+
+    A row without a class, as of a label of -1, stays without one.
+    """
+    shares = soft(labels, num_classes)
+    return (1 - strength) * shares + strength / num_classes * jnp.sum(shares, -1, keepdims=True)
+
+
+def soft(labels: jax.Array, num_classes: int) -> jax.Array:
+    """Return labels int [...] as rows [..., K] of 0 and 1; soft ones as they are."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        return labels
+    return jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+
+
+def mix(config: ConfigDict, key: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return rows [B, ...], each mixed with another one of the batch, if `mixup` says so.
+
+    s·x_i + (1-s)·x_j, with one s of Beta(mixup, mixup) per key and j = B-1-i, which is random since
+    the order of a batch is. Images and labels are mixed alike by the same key. Labels int [B]
+    become soft ones [B, K].
+
+    Source: Zhang et al. 2018.
+    """
+    if not config.mixup:
+        return rows
+    share = jax.random.beta(key, config.mixup, config.mixup)
+    rows = soft(rows, config.num_classes)
+    return share * rows + (1 - share) * jnp.flip(rows, axis=0)
 
 
 def log_prior(counts: ArrayLike) -> np.ndarray:

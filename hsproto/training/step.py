@@ -61,6 +61,8 @@ def make_train_step(
         shape = batch["label"].shape
         labels = jnp.repeat(batch["label"], views, axis=-1)
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        # Of no view: their keys are those of `split`.
+        mixing_key = jax.random.fold_in(key, config.batch_size + views)
         keys = [jax.random.split(k, config.batch_size) for k in jax.random.split(key, views)]
         inputs = jnp.stack([k.reshape(shape) for k in keys], axis=-1), batch["image"]
 
@@ -69,6 +71,7 @@ def make_train_step(
             images = [augmented(keys[:, view], images, view) for view in range(views)]
             # Views of an image are adjacent, so that splitting rows over devices moves none.
             images = jnp.stack(images, axis=1).reshape(-1, *images[0].shape[1:])
+            images = objective.mix(config, mixing_key, images)
             return model_lib.forward(model, {**state.variables, **variables}, images, train=True)
 
         def embed_by(params, inputs):
@@ -76,7 +79,8 @@ def make_train_step(
 
         def classify(params, outputs):
             prototypes, bias = classifier_lib.classifier({**state.variables, "params": params})
-            metrics = {"loss": split_loss(outputs, prototypes, bias, labels, state.queue)}
+            targets = objective.mix(config, mixing_key, labels)
+            metrics = {"loss": split_loss(outputs, prototypes, bias, targets, state.queue)}
             if prototypes is not None:
                 features = outputs.features.reshape(-1, prototypes.shape[1])
                 predicted = classifier_lib.predict(config, features, prototypes, bias)

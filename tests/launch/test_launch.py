@@ -345,6 +345,15 @@ def test_a_mistake_in_the_flags_of_a_sweep_is_one_line(tmp_path, flags, message)
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_the_launchers_need_the_standard_library_alone():
+    code = "import sys; sys.path.insert(0, 'launch'); import jobs; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not {"numpy", "jax", "absl", "ml_collections"} & loaded
+
+
 @pytest.mark.slow
 def test_a_sweep_of_real_runs(tmp_path, child_environment):
     config = f"--config={ROOT}/configs/digits.py:{merged(SMALL, 'epochs=1,warmup_epochs=0')}"

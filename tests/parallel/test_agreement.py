@@ -57,6 +57,12 @@ def test_the_message_stays_short():
     assert "and 6 more" in text and len(text) < 800 and "\n" not in text
 
 
+def test_long_values_are_shown_where_they_differ():
+    names = [f"class {i}" for i in range(1000)]
+    (text, _) = compare({"names": names}, {"names": [*names[:500], "other", *names[501:]]})
+    assert '"class 500"' in text and '"other"' in text and len(text) < 400
+
+
 def test_the_code_is_all_of_hsproto():
     digests = agreement.code_digests()
     assert {"losses.py", "train.py", "parallel/agreement.py"} <= set(digests)

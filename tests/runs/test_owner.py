@@ -170,6 +170,7 @@ def test_a_link_whose_answer_was_lost_counts(tmp_path, monkeypatch):
 def test_what_killed_processes_left_is_tidied(tmp_path):
     leave(tmp_path, started=1)
     shutil.move(tmp_path / owner.NAME, tmp_path / f"{owner.NAME}.left")
+    (tmp_path / f"{owner.NAME}.begun.new").touch()
     assert take(tmp_path) == []
 
 
