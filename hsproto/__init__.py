@@ -13,7 +13,16 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("hsproto")
     if name not in _MODULES:
         raise AttributeError(f"module 'hsproto' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULES[name]), name)
+    try:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "hsproto").partition(".")[0] == "hsproto":
+            raise
+        raise ModuleNotFoundError(
+            f"hsproto.{name} needs the package {error.name!r}, which is not installed: "
+            "pip install 'hsproto[train]'",
+            name=error.name,
+        ) from None
 
 
 def __dir__() -> list[str]:

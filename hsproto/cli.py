@@ -19,13 +19,15 @@ from hsproto.parallel import compilation_cache, signals
 class Command(NamedTuple):
     """A command: the module whose `main(argv)` it runs, its group in the help, and one line.
 
-    `compiles` says that it runs a network, which XLA compiles.
+    `compiles` says that it runs a network, which XLA compiles; `extras` are those of the package
+    that it needs.
     """
 
     module: str
     group: str
     summary: str
     compiles: bool = False
+    extras: str = "train"
 
 
 NO_CACHE = "--no_compilation_cache"
@@ -34,7 +36,14 @@ COMMANDS = {
     "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config", True),
     "configs": Command("hsproto.configs", _TRAIN, "the packaged recipes, a line each"),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint", True),
-    "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run", True),
+    "predict": Command("hsproto.predict", _TRAIN, "classify images with a run", True),
+    "export": Command(
+        "hsproto.export",
+        _TRAIN,
+        "write a run as a predictor that needs jax alone",
+        compiles=True,
+        extras="train,export",
+    ),
     "probe": Command(
         "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing", True
     ),
@@ -102,7 +111,7 @@ def _load(name):
             raise
         raise UserError(
             f"`hsproto {name}` needs the package {error.name!r}, which is not installed: "
-            "pip install 'hsproto[train]'"
+            f"pip install 'hsproto[{COMMANDS[name].extras}]'"
         ) from None
 
 

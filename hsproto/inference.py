@@ -1,7 +1,7 @@
 """A trained run, for use: embed and classify images, add and remove classes, without training."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -219,6 +219,27 @@ class Run:
         variables = {name: np.asarray(value) for name, value in _named(self._variables).items()}
         predictor_file.write(os.fspath(path), self._predictor, variables)
 
+    def program(self) -> tuple[dict[str, np.ndarray], Callable[..., tuple[jax.Array, jax.Array]]]:
+        """Return the weights by name, and a pure function of them and of images, for `jax.export`.
+
+        (weights, uint8 [N, S, S, C]) -> (labels int32 [N], cosines float32 [N, K]), as `predict`
+        answers; S and C are those of the config, or its `load_size` where it has one.
+        """
+        leaves = {f"network/{name}": value for name, value in _named(self._variables).items()}
+        structure = jax.tree.structure(self._variables)
+        classifier = {"prototypes": self.prototypes}
+        if self._predictor.bias is not None:
+            classifier["bias"] = self._predictor.bias
+        programs = self._programs
+
+        def call(weights, images):
+            variables = jax.tree.unflatten(structure, [weights[name] for name in leaves])
+            rows = programs.project(variables, images)
+            labels, _, cosines = programs.classify(rows, weights["prototypes"], weights.get("bias"))
+            return labels, cosines
+
+        return {name: _host(value) for name, value in (leaves | classifier).items()}, call
+
     def _with(self, **changes) -> "Run":
         return Run(self._predictor._replace(**changes), self._variables, self._programs)
 
@@ -259,9 +280,9 @@ def load(workdir: str | os.PathLike, checkpoint: int | None = None) -> Run:
         checkpoint: the step of the state; None: the newest.
 
     Raises:
-        UserError: there is no run or no such state, it is damaged, or the packages of `[train]` are
-            missing. A run of SCL or prototype softmax whose state is not the one of its end reads
-            its training data, for the prototypes, and says so if they are not there.
+        UserError: there is no run or no such state, or it is damaged. A run of SCL or prototype
+            softmax whose state is not the one of its end reads its training data, for the
+            prototypes, and says so if they are not there.
     """
     folder = os.path.expanduser(os.fspath(workdir))
     if predictor_file.exists(folder):

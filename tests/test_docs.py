@@ -29,6 +29,8 @@ PAGES = {
 }
 # Its scripts need more than the others, and each stands alone.
 FRAMEWORKS = "docs/frameworks.md"
+# Its examples are those of a run.
+PYTHON = "docs/python.md"
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 
@@ -127,8 +129,19 @@ def check_command(words):
     return None
 
 
-@pytest.mark.parametrize("page", [p for p in pages_with("python") if p != FRAMEWORKS])
+@pytest.mark.parametrize("page", [p for p in pages_with("python") if p not in (FRAMEWORKS, PYTHON)])
 def test_the_examples_of_a_page_run_in_order(page):
+    run_examples(page)
+
+
+def test_the_examples_of_a_run_in_python_run_in_order(digits_run, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/digits").symlink_to(digits_run)
+    monkeypatch.chdir(tmp_path)
+    run_examples(PYTHON)
+
+
+def run_examples(page):
     namespace = {}
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), namespace)
