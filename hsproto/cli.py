@@ -22,11 +22,14 @@ class Command(NamedTuple):
     summary: str
 
 
-_TRAIN, _MEASURE, _REPORT = "Train and use", "Measure a run", "Compare and inspect"
+_TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
     "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config"),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint"),
     "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run"),
+    "measure": Command(
+        "hsproto.measure", _MEASURE, "how collapsed are the features of any network"
+    ),
     "probe": Command(
         "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing"
     ),
