@@ -26,6 +26,7 @@ _TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
     "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config"),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint"),
+    "head": Command("hsproto.head", _TRAIN, "train a classifier on features of any network"),
     "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run"),
     "measure": Command(
         "hsproto.measure", _MEASURE, "how collapsed are the features of any network"
@@ -77,7 +78,7 @@ def _dispatch(argv):
         return 0
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
-    with signals.exit_if_terminated() if name == "train" else contextlib.nullcontext():
+    with signals.exit_if_terminated() if name in ("train", "head") else contextlib.nullcontext():
         return _load(name)(rest)
 
 

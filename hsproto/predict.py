@@ -3,7 +3,8 @@
   hsproto predict --workdir=runs/digits one.png two.png
 
 One line per image: its path, then the likeliest classes, each with the cosine between the image's
-embedding and the class's prototype (1: the same direction). Transparency is ignored.
+embedding and the class's prototype (1: the same direction). A run on features takes files of
+features and numbers their rows. Transparency is ignored.
 """
 
 import sys
@@ -18,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hsproto.data import augment, folder
+from hsproto.data import augment, features, folder
 from hsproto.data.source import data_spec
 from hsproto.evaluation import trained
 from hsproto.models import classifier as classifier_lib
@@ -46,6 +47,18 @@ def nearest(
     return np.asarray(classes), np.asarray(cosines)
 
 
+def _read(config, paths):
+    """What the files hold: (a name of each image, images)."""
+    if config.source == "features":
+        rows = [features.load_rows(path, config.channels).images for path in paths]
+        named = zip(paths, rows, strict=True)
+        return [f"{path}[{i}]" for path, of_file in named for i in range(len(of_file))], (
+            np.concatenate(rows)
+        )
+    spec = data_spec(config)
+    return paths, np.stack([folder.read_image(path, spec) for path in paths])
+
+
 def main(argv: list[str]) -> int:
     parser = cli.Parser(__doc__, prog="hsproto predict")
     parser.add_argument(
@@ -62,10 +75,9 @@ def main(argv: list[str]) -> int:
     prototypes, names = stored["prototypes"], [str(name) for name in stored["class_names"]]
     mesh = mesh_lib.make_mesh(jax.local_devices()[:1])
     config, state, _ = trained.load_state(args.workdir, mesh)
-    spec = data_spec(config)
-    images = np.stack([folder.read_image(image, spec) for image in args.images])
+    labels, images = _read(config, args.images)
     classes, cosines = nearest(config, state.variables, prototypes, images)
-    for image, row, values in zip(args.images, classes, cosines, strict=True):
+    for image, row, values in zip(labels, classes, cosines, strict=True):
         top = zip(row[: args.top], values, strict=False)
         print(f"{image}: " + "  ".join(f"{names[c]} {cosine:+.3f}" for c, cosine in top))
     return 0

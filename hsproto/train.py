@@ -190,7 +190,9 @@ def _claim(workdir, config):
 
 def _check_same_run(workdir, config, earlier):
     # Values that come from the data are compared once the data are read.
-    from_data = [k for k in ("num_classes", "num_examples", "mean", "std") if not config[k]]
+    from_data = [
+        k for k in ("num_classes", "num_examples", "mean", "std", "channels") if not config[k]
+    ]
     from_data += ["crop_on"] if config.crop_on == "auto" else []
     changed = [k for k in config_lib.differences(config, earlier) if k not in from_data]
     if changed:

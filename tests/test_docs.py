@@ -127,7 +127,7 @@ def test_the_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
         exec(compile(code, page, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", ["docs/measure.md"])
+@pytest.mark.parametrize("page", ["docs/measure.md", "docs/features.md"])
 def test_every_line_of_a_page_is_executed(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace, said = {}, ""

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from hsproto.data import subsets
+from hsproto.data.arrays import ArraySource
+from hsproto.data.source import DataSpec, Splits
 from hsproto.data.stored import JoinedArray, open_arrays
 from hsproto.errors import UserError
 
@@ -53,11 +56,43 @@ class Rows:
                 rows.view(jnp.bfloat16) if self._bfloat16 else rows, np.float32
             )
 
+    def read_all(self) -> np.ndarray:
+        """Return all rows, float32 [N, D]. Raises UserError if they are not finite."""
+        rows, found = np.empty(self.shape, np.float32), NotFinite(self)
+        for start, block in self.blocks():
+            rows[start : start + len(block)] = block
+            found.look(start, block)
+        found.refuse()
+        return rows
+
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (first row, rows) of blocks of about BLOCK_BYTES, in order."""
         size = max(1, min(BLOCK_BYTES // (4 * self.shape[1]), len(self)))
         for start in range(0, len(self), size):
             yield start, self.read(start, min(start + size, len(self)))
+
+
+class NotFinite:
+    """Counts the rows of a set that are not finite, block by block."""
+
+    def __init__(self, rows: Rows):
+        self._rows, self._count, self._first = rows, 0, 0
+
+    def look(self, start: int, block: np.ndarray) -> bool:
+        """Count those of a block from row `start` on; return whether there are any so far."""
+        wrong = ~np.isfinite(block).all(axis=1)
+        if wrong.any():
+            self._first = self._first if self._count else start + int(np.argmax(wrong))
+            self._count += int(wrong.sum())
+        return self._count > 0
+
+    def refuse(self) -> None:
+        """Raise UserError if there was any."""
+        if self._count:
+            raise UserError(
+                f"{self._rows.name}: {self._count} of {len(self._rows)} rows hold values that are "
+                f"not finite, the first is row {self._first}"
+            )
 
 
 class FeatureFile(NamedTuple):
@@ -130,6 +165,76 @@ def read_features(
     for rows, values in zip(sets, labels, strict=True):
         rows.labels = values
     return FeatureFile(train, test, names, prototypes, bias, notes)
+
+
+def load_features(spec: DataSpec) -> Splits:
+    """Read the features in data_dir, a file or a folder (`read_features`), as images [N, 1, 1, D].
+
+    With `validation_share`, that share of the rows of each class, drawn by `subset_seed`, takes the
+    place of the test set.
+    """
+    path = spec.existing_data_dir()
+    with contextlib.ExitStack() as files:
+        found = read_features([path], files)
+        if spec.channels not in (0, found.train.shape[1]):
+            raise UserError(
+                f"config key channels={spec.channels}, but {found.train.name} has "
+                f"{found.train.shape[1]} columns: set channels=0"
+            )
+        if not spec.validation_share and found.test is None:
+            raise UserError(
+                f"{path} holds no test_features: add them and test_labels, or hold out a part of "
+                "the features, e.g. validation_share=0.1"
+            )
+        train = _source(found.train, found.class_names)
+        if not spec.validation_share:
+            return Splits(train, _source(found.test, found.class_names))
+    held_out = _held_out(train.labels, spec.validation_share, spec.subset_seed)
+    return Splits(*(subsets.of_rows(train, np.flatnonzero(x)) for x in (~held_out, held_out)))
+
+
+def load_rows(path: str | os.PathLike, dim: int) -> ArraySource:
+    """Read the features in a file or folder without their labels, as `load_features` reads them.
+
+    Raises:
+        UserError: They do not have `dim` columns.
+    """
+    with contextlib.ExitStack() as files:
+        rows = read_features([path], files, labeled=False).train
+        if rows.shape[1] != dim:
+            raise UserError(f"{rows.name} has {rows.shape[1]} columns; the run's features {dim}")
+        return _source(rows, ("",))
+
+
+def statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation of each feature, 1 where it does not vary."""
+    rows = images.reshape(len(images), -1)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    blocks = np.array_split(rows, max(1, len(rows) // 10_000))
+    squares = sum(((block - mean) ** 2).sum(axis=0) for block in blocks)
+    std = np.sqrt(squares / len(rows))
+    std = np.where(std <= 1e-6 * np.abs(rows).max(axis=0), 1.0, std)
+    return tuple(_short(mean)), tuple(_short(std))
+
+
+def _short(numbers):
+    """As few digits as config.json needs for the same float32."""
+    return [float(str(number)) for number in numbers.astype(np.float32)]
+
+
+def _source(rows, class_names):
+    return ArraySource(rows.read_all()[:, None, None, :], rows.labels, class_names)
+
+
+def _held_out(labels, share, seed):
+    """Which rows are held out, bool [N]: of each class the share, at least one of two or more."""
+    held_out = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, label])))
+        held_out[generator.permutation(members)[:count]] = True
+    return held_out
 
 
 def _classifier(arrays, dim):

@@ -67,6 +67,7 @@ class DataSpec:
     class_groups: str = ""
     imbalance_factor: float = 1.0
     subset_seed: int = 0
+    validation_share: float = 0.0
 
     @property
     def side(self) -> int:
@@ -117,6 +118,8 @@ def normalization(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(config.mean), tuple(config.std)
     if config.mean or config.std:
         raise UserError("config keys mean and std go together: give both, or neither")
+    if config.source == "features":
+        raise UserError("config keys mean and std of features come from the training set")
     name = config.dataset.split("/")[0].split(":")[0]
     known = _NORMALIZATION.get(name)
     if known and len(known[0]) == config.channels:

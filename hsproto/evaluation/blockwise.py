@@ -15,8 +15,7 @@ from hsproto import geometry, prototypes
 from hsproto.core import class_stats, nc_metrics, numerics, spectra
 from hsproto.core.class_stats import ClassStats
 from hsproto.core.host import blas_on_one_thread
-from hsproto.data.features import Rows
-from hsproto.errors import UserError
+from hsproto.data.features import NotFinite, Rows
 
 SPECTRA_BYTES = 2**30  # of the classes whose spectra are gathered in a pass
 
@@ -92,19 +91,11 @@ def measure(
 
 
 def _statistics(rows, num_classes):
-    largest, not_finite, first = 0.0, 0, None
+    largest, not_finite = 0.0, NotFinite(rows)
     for start, block in rows.blocks():
-        wrong = ~np.isfinite(block).all(axis=1)
-        if wrong.any():
-            first = start + int(np.argmax(wrong)) if first is None else first
-            not_finite += int(wrong.sum())
-        elif not not_finite:
+        if not not_finite.look(start, block):
             largest = max(largest, float(np.abs(block).max()))
-    if not_finite:
-        raise UserError(
-            f"{rows.name}: {not_finite} of {len(rows)} rows hold values that are not finite, the "
-            f"first is row {first}"
-        )
+    not_finite.refuse()
     exponent = spectra.binary_exponent(jnp.float32(largest))
     unit = scaled = class_stats.init(num_classes, rows.shape[1])
     for block, labels in _same_size(rows):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hsproto import cli
+from hsproto.errors import UserError
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
 from hsproto.runs import measurements
@@ -25,17 +26,26 @@ def make_parser(doc: str | None, name: str) -> cli.Parser:
     return parser
 
 
-def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> int:
+def run(
+    name: str, args: Any, measure: Callable[[TrainedRun, Any], Results], images: bool = False
+) -> int:
     """Join the processes, measure the run of `args`, write its results and print their table.
 
     Args:
         name: of the command.
         args: the parsed flags of a `make_parser`.
         measure: called with the opened run and `args`.
+        images: whether the command needs a run that was trained on images.
     """
     processes.join(args)
     with processes.exit_if_process_lost():
-        results = measure(TrainedRun(args.workdir, args.checkpoint), args)
+        opened = TrainedRun(args.workdir, args.checkpoint)
+        if images and opened.config.source == "features":
+            raise UserError(
+                f"--workdir={args.workdir} was trained on features, and `hsproto {name}` needs a "
+                "run on images"
+            )
+        results = measure(opened, args)
     if results.content is not None:
         write_results(args.workdir, name, results.content)
     processes.log_main(results.table)

@@ -11,8 +11,7 @@ from hsproto import geometry
 from hsproto.data.features import read_features
 from hsproto.evaluation import blockwise
 from hsproto.evaluation.blockwise import Measured
-from hsproto.metrics import METRICS, defined, format_number
-from hsproto.runs.summary import format_cell
+from hsproto.metrics import METRICS, format_number
 
 MAP_ROWS = 3000  # rows of the two-dimensional map
 
@@ -136,10 +135,9 @@ def format_report(report: Report) -> str:
     rows, dim = int(report.train.counts.sum()), report.train.means.shape[1]
     head = f"{report.name}: {rows} rows of {dim} features, {len(report.class_names)} classes"
     lines = [*(f"note: {note}" for note in report.notes), head]
-    lines.append(f"{'':<68}" + "".join(f"{name:>9}" for name in columns(report)))
+    lines.append(f"{'':<68}" + "".join(f"{name:>11}" for name in columns(report)))
     for key, meaning, values in table(report):
-        cells = "".join(format_cell(value) for value in values)
-        lines.append(f"{f'{key:<23} {meaning}':<68}{cells}")
+        lines.append(f"{f'{key:<23} {meaning}':<68}" + "".join(f"{c:>11}" for c in cells(values)))
     return "\n".join([*lines, "", *verdict(report)])
 
 
@@ -161,4 +159,4 @@ def content(report: Report) -> dict[str, Any]:
 
 def cells(values: Sequence[float | None]) -> list[str]:
     """Return values as text; a dash where there is none."""
-    return [format_number(value) if defined(value) else "-" for value in values]
+    return [format_number(value) for value in values]

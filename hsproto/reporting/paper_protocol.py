@@ -39,6 +39,8 @@ VARIED = {
 
 def paper_set(run: Run) -> str | None:
     """Return the paper's data set that a run was trained on, as `paper_results` names it."""
+    if run.config.get("source") == "features":  # of another network, whatever they are called
+        return None
     name = run.config["dataset"]
     if run.config.get("class_list", "").startswith("imagenet100"):
         name = "imagenet100"
