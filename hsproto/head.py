@@ -81,7 +81,7 @@ def make_config(path: str, values: dict[str, str]) -> Any:
 
 
 def _spread_evaluations(config):
-    config.eval_every_epochs = max(1.0, config.epochs / 4)
+    config.eval_every_epochs = max(1.0, config.epochs / 2)
     config.checkpoint_every_epochs = max(1.0, config.epochs / 2)
     config.warmup_epochs = min(config.warmup_epochs, config.epochs / 4)
 
