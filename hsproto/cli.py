@@ -4,50 +4,58 @@ import argparse
 import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from hsproto.errors import RunFailure, UserError
-from hsproto.parallel import signals
+from hsproto import packaged
+from hsproto.errors import RunFailure, UserError, visible
+from hsproto.parallel import compilation_cache, signals
 
 
 class Command(NamedTuple):
-    """A command: the module whose `main(argv)` it runs, its group in the help, and one line."""
+    """A command: the module whose `main(argv)` it runs, its group in the help, and one line.
+
+    `compiles` says that it runs a network, which XLA compiles.
+    """
 
     module: str
     group: str
     summary: str
+    compiles: bool = False
 
 
+NO_CACHE = "--no_compilation_cache"
 _TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
-    "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config"),
-    "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint"),
-    "head": Command("hsproto.head", _TRAIN, "train a classifier on features of any network"),
-    "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run"),
+    "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config", True),
+    "configs": Command("hsproto.configs", _TRAIN, "the packaged recipes, a line each"),
+    "head": Command("hsproto.head", _TRAIN, "train a classifier on features of any network", True),
+    "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint", True),
+    "predict": Command("hsproto.predict", _TRAIN, "classify image files with a run", True),
     "measure": Command(
-        "hsproto.measure", _MEASURE, "how collapsed are the features of any network"
+        "hsproto.measure", _MEASURE, "how collapsed are the features of any network", True
     ),
     "probe": Command(
-        "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing"
+        "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing", True
     ),
     "transfer": Command(
-        "hsproto.evaluation.transfer", _MEASURE, "linear classifiers on other data sets"
+        "hsproto.evaluation.transfer", _MEASURE, "linear classifiers on other data sets", True
     ),
     "robustness": Command(
-        "hsproto.evaluation.robustness", _MEASURE, "errors on corrupted images, mCE"
+        "hsproto.evaluation.robustness", _MEASURE, "errors on corrupted images, mCE", True
     ),
     "ood": Command(
-        "hsproto.evaluation.ood", _MEASURE, "detect images of other data sets: AUROC, FPR95"
+        "hsproto.evaluation.ood", _MEASURE, "detect images of other data sets: AUROC, FPR95", True
     ),
     "calibration": Command(
-        "hsproto.evaluation.calibration", _MEASURE, "ECE and NLL, before and after a fit"
+        "hsproto.evaluation.calibration", _MEASURE, "ECE and NLL, before and after a fit", True
     ),
     "retrieval": Command(
-        "hsproto.evaluation.retrieval", _MEASURE, "recall@k and MAP@R of the test images"
+        "hsproto.evaluation.retrieval", _MEASURE, "recall@k and MAP@R of the test images", True
     ),
     "report": Command("hsproto.report", _REPORT, "a page, tables and figures of many runs"),
     "convergence": Command(
@@ -78,8 +86,16 @@ def _dispatch(argv):
         return 0
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
-    with signals.exit_if_terminated() if name in ("train", "head") else contextlib.nullcontext():
-        return _load(name)(rest)
+    signalled = name in ("train", "head")
+    with signals.exit_if_terminated() if signalled else contextlib.nullcontext():
+        main_of_command = _load(name)
+        if COMMANDS[name].compiles and NO_CACHE not in rest and not _asks_for_help(rest):
+            compilation_cache.use()
+        return main_of_command(rest)
+
+
+def _asks_for_help(argv):
+    return "-h" in argv or "--help" in argv
 
 
 def _load(name):
@@ -117,19 +133,29 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             **kwargs,
         )
+        name = self.prog.rpartition(" ")[2]
+        if name in COMMANDS and COMMANDS[name].compiles:  # `main` looks for it
+            self.add_argument(
+                NO_CACHE, action="store_true",
+                help="do not keep what XLA compiles in the user's cache folder",
+            )  # fmt: skip
 
     def error(self, message):
         raise UserError(f"{message}; see {self.prog} --help")
 
     def parse_with_config(self, argv: list[str]) -> tuple[argparse.Namespace, Any]:
-        """Return the flags, and the checked config of `--config=FILE[:key=value,...]`.
+        """Return the flags, and the checked config of `--config=RECIPE[:key=value,...]`.
 
         `--config.key=value` overrides a key.
         """
         self.add_argument(
-            "--config", metavar="FILE.py[:key=value,...]", required=True,
-            help="a recipe, and the keys to change",
+            "--config", metavar="RECIPE[:key=value,...]", required=True,
+            help="a recipe, by its name or as a FILE.py, and the keys to change",
         )  # fmt: skip
+        self.epilog = (
+            f"recipes:\n{packaged.listing()}\n\n"
+            "`hsproto configs NAME` shows all keys of a recipe and their values"
+        )
         self.usage = f"{self.format_usage()[7:].strip()} [--config.key=value ...]"
         args, rest = self.parse_known_args(argv)
         overrides = [a for a in rest if a.startswith("--config.")]
@@ -171,19 +197,23 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
-    """Return the checked config of a `FILE.py[:argument]` with `--config.key=value` overrides."""
+    """Return the checked config of a `RECIPE[:argument]` with `--config.key=value` overrides.
+
+    A recipe is a file, or the name of one that comes with the package.
+    """
     from absl import flags  # commands without a config need neither
     from ml_collections import config_flags
 
     from hsproto import config as config_lib
 
-    path = location.partition(":")[0]
+    name, colon, argument = location.partition(":")
+    path = packaged.path_of(name)
     if not os.path.isfile(path):
-        raise UserError(f"--config={location}: no file {path!r}")
+        raise UserError(f"--config={location}: no file {name!r}; {packaged.instead_of(name)}")
     for override in overrides:
         if "=" not in override:
             raise UserError(f"{override} is not of the form --config.key=value")
-    argv = ["hsproto", f"--config={location}"]
+    argv = ["hsproto", f"--config={path}{colon}{argument}"]
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -212,13 +242,17 @@ def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     # Python's own handler raises KeyboardInterrupt anywhere, including JAX's callbacks, which
     # swallow it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Names of files and classes may hold what the terminal's encoding lacks.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(main(argv))
     except UserError as error:
-        print(f"hsproto: {error}", file=sys.stderr)
+        print(f"hsproto: {visible(error)}", file=sys.stderr)
         sys.exit(2)
     except RunFailure as error:
-        print(f"hsproto: {error}", file=sys.stderr)
+        print(f"hsproto: {visible(error)}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of the output, e.g. `head`, is gone; at exit Python would flush once more.
@@ -227,7 +261,9 @@ def run(main: Callable[[list[str]], int], argv: list[str]) -> None:
     except OSError as error:
         if error.errno not in _STORAGE_ERRORS:
             raise
-        print(f"hsproto: cannot write: {error}", file=sys.stderr)
+        verb = "read or write" if error.errno == errno.EACCES else "write"
+        place = error.filename or "a file"
+        print(f"hsproto: cannot {verb} {place}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

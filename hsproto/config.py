@@ -9,9 +9,8 @@ Recipes whose values differ in the paper's released code also take `variant=rele
 import difflib
 import functools
 import json
-import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -57,8 +56,10 @@ def default() -> ConfigDict:
     # that order; empty: all.
     c.class_list = ""
     c.class_groups = ""  # use groups of classes as labels: cifar100_coarse; empty: the classes
-    # Share of the rows of each class that source=features holds out as the test set; 0: none.
+    # Share of the images of each class that a folder without a test split holds out, or of the rows
+    # that take the place of the test set with source=features; 0: none.
     c.validation_share = 0.0
+    c.skip_unreadable = False  # leave out images that cannot be decoded, instead of refusing them
     c.num_examples = 0  # training images; 0: take it from the data
     c.image_size = 32  # side of the image that the network sees
     c.channels = 3  # of features: their number; 0: take it from the data
@@ -86,9 +87,12 @@ def default() -> ConfigDict:
     c.std = ()
 
     # Model.
-    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, convnet, convnet_wide, features (as they are)
+    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide,
+    # features (as they are)
     c.backbone = "resnet18"
     c.hidden_layers = ()  # widths of layers with ReLU on backbone=features
+    # Weights that the backbone starts from: a file, or package:efficientnet_lite0; empty: none.
+    c.init_from = ""
     c.stem = "cifar"  # cifar | imagenet
     c.width = 64  # channels of the first stage
     c.patch_size = 16  # of a ViT
@@ -251,6 +255,10 @@ class _Rule(NamedTuple):
     wanted: str
 
 
+# Of positive numbers: the network computes in float32, in which less soon is 0, more infinite.
+_SMALLEST, _LARGEST = 1e-30, 1e38
+
+
 def _is_class_list(text):
     names = text.split("/")
     several = len(names) >= 2 and "" not in names and len(set(names)) == len(names)
@@ -258,11 +266,11 @@ def _is_class_list(text):
 
 
 def _is_range(value):
-    return len(value) == 2 and 0 < value[0] <= value[1] < math.inf
+    return len(value) == 2 and _SMALLEST < value[0] <= value[1] < 2**31
 
 
 def _is_jitter(value):
-    return len(value) == 4 and all(0 <= v < math.inf for v in value) and value[3] <= 0.5
+    return len(value) == 4 and all(0 <= v < 2**31 for v in value) and value[3] <= 0.5
 
 
 _RULES = (
@@ -272,25 +280,36 @@ _RULES = (
         f"one of: nothing, {', '.join(CLASS_LISTS)}, or names of two or more classes, e.g. 0/1/7",
     ),
     _Rule(
-        "image_size width temperature batch_size epochs base_lr log_every eval_batch_size "
-        "keep_checkpoints patch_size projection_dim decay_rate eval_every_epochs "
-        "checkpoint_every_epochs loss_groups bn_groups microbatches",
-        lambda v: 0 < v < math.inf,
+        "temperature base_lr decay_rate",
+        lambda v: _SMALLEST < v < _LARGEST,
         "a positive number",
     ),
     _Rule(
-        "num_classes num_examples load_size workers embedding_dim seed queue_size scl_block "
-        "lr_batch warmup_epochs warmup_lr weight_decay subset_seed logit_adjustment "
-        "snapshot_points",
-        lambda v: 0 <= v < math.inf,
+        "warmup_lr weight_decay logit_adjustment",
+        lambda v: 0 <= v < _LARGEST,
         "zero or a positive number",
     ),
+    _Rule(
+        "image_size width batch_size epochs log_every eval_batch_size keep_checkpoints "
+        "patch_size projection_dim eval_every_epochs checkpoint_every_epochs loss_groups "
+        "bn_groups microbatches",
+        lambda v: _SMALLEST < v < 2**31,
+        "a positive number below 2**31",
+    ),
+    _Rule(
+        "num_examples load_size embedding_dim queue_size scl_block lr_batch warmup_epochs "
+        "snapshot_points",
+        lambda v: 0 <= v < 2**31,
+        "zero or a positive number below 2**31",
+    ),
+    _Rule("num_classes", lambda v: 0 <= v <= 10**7, "zero or at most 10 million"),
+    _Rule("workers", lambda v: 0 <= v <= 1024, "zero or at most 1024"),
     _Rule(
         "jitter_probability grayscale_probability blur_probability",
         lambda v: 0 <= v <= 1,
         "a probability in 0..1",
     ),
-    _Rule("seed subset_seed", lambda v: v < 2**32, "a number below 2**32"),
+    _Rule("seed subset_seed", lambda v: 0 <= v < 2**32, "zero or a positive number below 2**32"),
     _Rule("imbalance_factor", lambda v: 0 < v <= 1, "above 0 and at most 1"),
     _Rule(
         "validation_share momentum queue_momentum", lambda v: 0 <= v < 1, "at least 0 and below 1"
@@ -298,8 +317,8 @@ _RULES = (
     _Rule(
         "hidden_layers", lambda v: all(x >= 1 and x == int(x) for x in v), "widths, e.g. 512/512"
     ),
-    _Rule("mean", lambda v: all(map(math.isfinite, v)), "finite numbers"),
-    _Rule("std", lambda v: all(0 < x < math.inf for x in v), "positive numbers"),
+    _Rule("mean", lambda v: all(abs(x) < 2**31 for x in v), "finite numbers"),
+    _Rule("std", lambda v: all(_SMALLEST < x < 2**31 for x in v), "positive numbers"),
     _Rule(
         "crop_scale",
         lambda v: _is_range(v) and v[1] <= 1,
@@ -309,7 +328,7 @@ _RULES = (
     _Rule("jitter", _is_jitter, "four strengths, e.g. 0.4/0.4/0.4/0.1 (hue at most 0.5)"),
     _Rule(
         "decay_epochs",
-        lambda v: all(x > 0 for x in v) and list(v) == sorted(set(v)),
+        lambda v: all(0 < x < 2**31 for x in v) and list(v) == sorted(set(v)),
         "increasing positive epochs, e.g. 60/75/90",
     ),
 )
@@ -317,19 +336,27 @@ _RULES = (
 
 def validate(config: ConfigDict) -> None:
     """Raise UserError for the first value that cannot be run, naming what is allowed."""
-    for key, allowed in _CHOICES.items():
-        if config[key] not in allowed:
-            choices = ", ".join(str(value) or "nothing" for value in allowed)
-            raise UserError(f"config key {key}={config[key]!r} must be one of: {choices}")
-    for rule in _RULES:
-        for key in rule.keys.split():
-            if not rule.holds(config[key]):
-                raise UserError(f"config key {key}={config[key]!r} must be {rule.wanted}")
+    check_values(config)
     _check_images(config)
     _check_batch_groups(config)
     _check_loss(config)
     _check_queue(config)
     _check_schedule(config)
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raise UserError for the first value of a config, or of a part of one, that none can have.
+
+    Their types are right; how values go together is for `validate`.
+    """
+    for key, allowed in _CHOICES.items():
+        if key in values and values[key] not in allowed:
+            choices = ", ".join(str(value) or "nothing" for value in allowed)
+            raise UserError(f"config key {key}={values[key]!r} must be one of: {choices}")
+    for rule in _RULES:
+        for key in rule.keys.split():
+            if key in values and not rule.holds(values[key]):
+                raise UserError(f"config key {key}={values[key]!r} must be {rule.wanted}")
 
 
 def _check_images(config):
@@ -347,12 +374,23 @@ def _check_images(config):
                 f"config key {key}={config[key]!r} is for images; with source='features' it must "
                 f"be {nothing!r}"
             )
-    for key in ("hidden_layers", "validation_share"):
-        if config[key] and not features:
-            raise UserError(f"config key {key}={config[key]!r} is for source='features'")
+    if config.hidden_layers and not features:
+        raise UserError(
+            f"config key hidden_layers={config.hidden_layers!r} is for source='features'"
+        )
     for key in ("mean", "std"):
         if len(config[key]) not in (0, config.channels):
             raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
+    if config.validation_share and config.source not in ("folder", "features"):
+        raise UserError(
+            f"config key validation_share={config.validation_share} splits source='folder'; "
+            f"source={config.source!r} has its own test set"
+        )
+    if config.skip_unreadable and config.source not in PICTURE_SOURCES:
+        raise UserError(
+            f"config key skip_unreadable=True goes with source={' or '.join(PICTURE_SOURCES)}; "
+            f"source={config.source!r} has no image files"
+        )
     if config.crop_on == "host" and config.source not in PICTURE_SOURCES:
         raise UserError(
             "config key crop_on='host' crops pictures as they are read from source="
@@ -380,6 +418,13 @@ def _check_batch_groups(config):
         raise UserError(
             f"config key bn_groups={config.bn_groups} must be 1 or a multiple of "
             f"microbatches={config.microbatches}: each microbatch has its own statistics"
+        )
+    groups = max(config.bn_groups, config.microbatches)
+    if config.embedding == "signed_bn" and rows_per_step(config) == groups:
+        raise UserError(
+            f"config key embedding='signed_bn' normalizes over at least 2 rows; batch_size="
+            f"{config.batch_size}, bn_groups={config.bn_groups}, microbatches="
+            f"{config.microbatches} leave 1, of which nothing is left"
         )
 
 
@@ -431,6 +476,11 @@ def _check_schedule(config):
             f"warmup_epochs={config.warmup_epochs} must be below epochs={config.epochs}: for a "
             "short run use warmup_epochs=0"
         )
+    if total_steps(config) >= 2**31:
+        raise UserError(
+            f"epochs={config.epochs:g} are {total_steps(config)} steps of batch_size="
+            f"{config.batch_size}: at most 2**31 are counted"
+        )
 
 
 def to_json(config: ConfigDict) -> str:
@@ -438,28 +488,27 @@ def to_json(config: ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=1, sort_keys=True)
 
 
+def to_values(config: ConfigDict) -> dict[str, Any]:
+    """Return a config as the values that JSON gives back: lists in place of tuples."""
+    return json.loads(to_json(config))
+
+
 def from_json(text: str | bytes) -> ConfigDict:
-    """Return the config that `to_json` wrote. Raise UserError if this version cannot use it."""
+    """Return the config that `to_json` wrote; `hsproto.runs.config_file` reads that of a run."""
+    return from_stored(json.loads(text))
+
+
+def from_stored(stored: Mapping[str, Any]) -> ConfigDict:
+    """Return a run's config from the values that its config.json holds."""
     config = default()
     config.update(_VALUES_BEFORE_KEYS)
-    try:
-        stored = json.loads(text)
-        if not isinstance(stored, dict):
-            raise ValueError("not a JSON object")
-    except ValueError as error:
-        raise UserError(f"the run's config.json is damaged ({error})") from None
     for key, value in stored.items():
-        if key not in config:
-            raise UserError(f"config key {key!r} is unknown to this version of hsproto")
         config[key] = tuple(value) if isinstance(value, list) else value
     return config
 
 
 def with_defaults(stored: dict) -> dict:
-    """Return a run's config, as read from JSON, with the keys that its version did not have.
-
-    Unlike `from_json` it accepts keys that this version does not know.
-    """
+    """Return a run's config, as read from JSON, with the keys that its version did not have."""
     return _values_of_earlier_runs() | stored
 
 

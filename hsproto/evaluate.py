@@ -1,6 +1,6 @@
 """Accuracy and geometry of a run, on the training set without augmentation and on the test set.
 
-hsproto evaluate --workdir=runs/digits [--checkpoint=STEP] [--logit_adjustment=1]
+hsproto evaluate --workdir=runs/digits [--checkpoint=STEP] [--data_dir=DIR]
 """
 
 import sys

@@ -91,7 +91,7 @@ def neural_collapse(
     whatever they hold. A class without rows is left out of everything, including its prototype; a
     class with a single row is left out of ``erank_intra``, ``instance_alignment``, ``nc1`` and
     ``cdnv``. Differences explained by rounding alone (1.9e-6 of the size of the compared values)
-    count as zero.
+    count as zero (3.6e-15 in float64).
 
     Degenerate cases. Where a denominator vanishes, 0/0 is 0 and x/0 is infinity, e.g. ``nc1`` and
     ``cdnv`` where class means coincide and their rows do not. A zero vector has cosine 0 with any
@@ -103,7 +103,8 @@ def neural_collapse(
     class holds (or, with traced labels, might hold) as many rows as there are dimensions. That of
     ``nc4`` and ``classes_counted``, which are counts, is zero.
 
-    Cost. Everything is computed in float32, with matrix products in full precision. Features may be
+    Cost. Everything is computed in float32 (in float64 if `features` or `prototypes` are, in 64-bit
+    mode), with matrix products in full precision. Features may be
     sharded over rows, on Auto or Explicit mesh axes. Called outside jit, the numbers of rows per
     class are known and each class is decomposed at its own size; under jit with traced labels any
     class might hold all rows, which costs more the more classes there are: N D² + K D³ for N >= D.
@@ -118,7 +119,7 @@ def neural_collapse(
         where: bool [N], the rows that count; None: all.
 
     Returns:
-        A float32 scalar per key.
+        A scalar per key, float32 or float64 as above.
 
     Raises:
         ValueError: An argument has a wrong rank, shape or dtype, or `bias` is given without
@@ -219,7 +220,7 @@ def _checked(
     bias: ArrayLike | None,
     where: ArrayLike | None,
 ) -> tuple[jax.Array, Any, jax.Array | None, jax.Array | None, Any]:
-    """(features, labels, prototypes, bias, where) as arrays, the floats among them not float64."""
+    """(features, labels, prototypes, bias, where) as arrays, float64 if one of them is."""
     features = numerics.check_features("features", features)
     if features.shape[1] == 0:
         raise ValueError(f"features must have at least one column; got shape {features.shape}")
@@ -233,17 +234,17 @@ def _checked(
                 f"prototypes must have num_classes = {num_classes} rows; "
                 f"got shape {prototypes.shape}"
             )
-        prototypes = _short(prototypes)
     if bias is not None:
         if prototypes is None:
             raise ValueError("bias is that of the prototypes: give prototypes too")
         bias = numerics.as_array("bias", bias)
         if bias.shape != (num_classes,):
             raise ValueError(f"bias must have shape ({num_classes},); got shape {bias.shape}")
-        bias = _short(bias)
-    return _short(features), labels, prototypes, bias, where
+    wide_features, wide_prototypes, wide_bias = _as_wide(features, prototypes, bias)
+    return wide_features, labels, wide_prototypes, wide_bias, where
 
 
-def _short(array: jax.Array | np.ndarray) -> jax.Array:
-    array = jnp.asarray(array)
-    return array.astype(jnp.float32) if array.dtype == jnp.float64 else array
+def _as_wide(*arrays: Any) -> list[Any]:
+    dtype = numerics.float_dtype(*(array for array in arrays if array is not None))
+    wide = dtype if dtype == jnp.float64 else None
+    return [None if array is None else jnp.asarray(array, wide) for array in arrays]

@@ -141,6 +141,6 @@ def main(argv: list[str]) -> int:
             return 0
         config.epochs = epochs
         _spread_evaluations(config)
-    with processes.exit_if_process_lost():
+    with processes.together():
         train.train(config, args.workdir)
     return 0

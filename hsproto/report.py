@@ -3,9 +3,10 @@
 hsproto report runs/digits runs/scl_digits --out=report
 
 DIR is the workdir of a run or a folder that holds some at any depth. Runs that differ in nothing
-but their seeds are averaged; those that are not finished stand in rows of their own. OUT/report.md
-has all tables; OUT/tables each of them, as Markdown and as CSV with a line for each value.
-OUT/index.html shows the same and training itself in a browser (`hsproto.reporting.page.page`).
+but their seeds are averaged; those that are not finished stand in rows of their own; those that
+are damaged or of a newer version are left out, with the reason. OUT/report.md has all tables;
+OUT/tables each of them, as Markdown and as CSV with a line for each value. OUT/index.html shows the
+same and training itself in a browser (`hsproto.reporting.page.page`).
 """
 
 import sys
@@ -20,6 +21,7 @@ import os
 from hsproto.errors import UserError
 from hsproto.metrics import LONG_TAIL, METRICS, format_number
 from hsproto.reporting import grouping
+from hsproto.reporting import left_out as left_out_lib
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.figures import runs as run_figures
 from hsproto.reporting.page import page
@@ -63,12 +65,13 @@ def main(argv):
     for path in args.workdirs:
         if not os.path.isdir(path):
             raise UserError(f"{path}: no such folder, so there is no run in it")
-    runs = run_lib.read(args.workdirs)
+    runs, left_out = run_lib.read(args.workdirs)
+    left_out_lib.check_some(runs, left_out)
     cli.make_output_folder(args.out, "tables")
 
     distinct, duplicates = grouping.drop_duplicates(runs)
     tables = training_tables.build(distinct)
-    for table in tables:
+    for table in tables + ([left_out_lib.table(left_out)] if left_out else []):
         path = os.path.join(args.out, "tables", table.name)
         write_text(f"{path}.md", table_lib.to_markdown(table))
         write_text(f"{path}.csv", table_lib.to_csv(table))
@@ -77,7 +80,8 @@ def main(argv):
     alone = finished if len(runs) <= MOST_SHOWN_ALONE else []
     for number, run in enumerate(alone):
         figures += _show_alone(run, number, args.out)
-    remarks = _remarks(runs, duplicates)
+    unread = left_out_lib.remarks(left_out)
+    remarks = unread + _remarks(runs, duplicates)
     sections = [table_lib.to_markdown(table) for table in tables]
     for text in [*([] if alone else sections), *remarks]:
         print(text)
@@ -89,7 +93,7 @@ def main(argv):
     path = os.path.join(args.out, "report.md")
     head = f"# {len(runs)} run{'s' if len(runs) > 1 else ''}\n"
     write_text(path, "\n".join([head, *(f"{table_lib.escape(r)}\n" for r in remarks), *sections]))
-    written = page.write(distinct, args.out, LONG_TAIL | METRICS, _remarks([], duplicates))
+    written = page.write(distinct, args.out, LONG_TAIL | METRICS, unread + _remarks([], duplicates))
     print(path, written[0], sep="\n")
     return 0
 

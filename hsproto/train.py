@@ -1,6 +1,6 @@
 """Train a network on the hypersphere: from a config to a table of accuracy and geometry.
 
-  hsproto train --config=configs/digits.py --workdir=runs/digits
+  hsproto train --config=digits --workdir=runs/digits
 
 The same command resumes a stopped run.
 """
@@ -16,29 +16,36 @@ import argparse
 import os
 import warnings
 
-import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto.data import check as check_lib
+from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
-from hsproto.data import loader, sampler
-from hsproto.errors import RunFailure, UserError, one_line
+from hsproto.data import loader, long_tail, sampler
+from hsproto.errors import RunFailure, one_line
 from hsproto.evaluation.evaluator import Evaluator, Loaders
-from hsproto.models import architecture
+from hsproto.models import architecture, pretrained
+from hsproto.parallel import agreement, processes
 from hsproto.parallel import mesh as mesh_lib
-from hsproto.parallel import processes
 from hsproto.parallel.preemption import Preemption
 from hsproto.parallel.processes import log_main
 from hsproto.reporting.figures import runs as run_figures
-from hsproto.runs import config_file
+from hsproto.runs import config_file, data_file, next_steps
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
+from hsproto.training import known_data, memory, objective
 from hsproto.training import state as state_lib
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training import workdir as workdir_lib
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.loop import Collaborators, TrainingLoop
 from hsproto.training.profiler import Profile
+
+# What the processes of a run need not have in common.
+_EACH_ITS_OWN = ("data_dir", "workers")
+_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
@@ -67,25 +74,52 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
 
 
 def _train(config, workdir, profile_steps, preemption):
+    shared = {key: value for key, value in config.to_dict().items() if key not in _EACH_ITS_OWN}
+    code = agreement.code_digests()
+    processes.agree({"config": shared, "versions": summary_lib.versions(), "code": code})
     mesh = mesh_lib.make_mesh()
     _check(config, mesh)
-    earlier = _claim(workdir, config)
+    with workdir_lib.owned(workdir):
+        return _train_in_own(config, workdir, profile_steps, preemption, mesh)
+
+
+def _train_in_own(config, workdir, profile_steps, preemption, mesh):
+    earlier = workdir_lib.claim(workdir, config)
+    weights = None if earlier else pretrained.load(config.init_from)
+    if config.init_from:
+        config = _with_preprocessing(config, earlier, weights)
     splits = load_lib.load_splits(config)
+    data = fingerprint_lib.fingerprint(splits)
+    processes.agree({"data": data})
+    if earlier is not None:
+        known_data.check(workdir, data, "restore the data, or use another --workdir")
     config = load_lib.resolve(config, splits, earlier)
+    if earlier is not None:
+        workdir_lib.check_same_run(workdir, config, earlier)
+    config_lib.validate(config)
+    processes.agree({"from the data": {key: config[key] for key in _FROM_DATA}})
     architecture.validate(config, config.num_classes)
     _log_run(config, workdir, mesh)
     if summary := _finished(workdir, config):
         return summary
+    abstract_state = state_lib.abstract(config, mesh)
+    memory.check(config, abstract_state, mesh)
+    if weights:  # before the workdir is claimed for weights that do not fit
+        pretrained.fill(config, weights, abstract_state.variables)
     sampler.make(splits.train, config)  # which rejects what cannot be sampled
+    if config.logit_adjustment:  # and this, classes without images
+        objective.log_prior(long_tail.class_counts(splits.train))
     loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
     # Only now: rejected input must not claim the workdir for a config that cannot run.
     if processes.is_main():
+        data_file.write(workdir, data)  # before config.json, which makes the folder a run
         config_file.write(workdir, config)
 
-    with Checkpoints(workdir, keep=config.keep_checkpoints) as checkpoints:
-        restored = checkpoints.restore(state_lib.abstract(config, mesh))
+    metadata = {known_data.KEY: data, CONFIG: config_lib.to_values(config)}
+    with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
+        restored = checkpoints.restore(abstract_state)
         if restored is None:
-            state, start = state_lib.create(config, mesh), 0
+            state, start = _initial_state(config, mesh, weights), 0
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
@@ -112,6 +146,31 @@ def _train(config, workdir, profile_steps, preemption):
     return summary
 
 
+def _with_preprocessing(config, earlier, weights):
+    """Return the config with the mean and standard deviation of weights, where it has none."""
+    prepared = earlier or pretrained.preprocessing(weights)
+    if weights and prepared.size not in (0, config.image_size):
+        log_main(
+            f"note: the weights of {config.init_from} are of images of {prepared.size} px, "
+            f"image_size={config.image_size} here"
+        )
+    if config.mean or config.std or config.channels != 3:
+        return config
+    config = config.copy_and_resolve_references()
+    config.mean, config.std = prepared.mean, prepared.std
+    return config
+
+
+def _initial_state(config, mesh, weights):
+    state = state_lib.create(config, mesh)
+    # A run that was stopped before its first checkpoint begins anew.
+    weights = weights or pretrained.load(config.init_from)
+    if weights is None:
+        return state
+    log_main(f"{config.backbone} starts from {config.init_from}")
+    return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
+
+
 def _write_results(workdir, summary, evaluation, class_names):
     error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
     log_main(summary_lib.format_table(summary))
@@ -121,13 +180,14 @@ def _write_results(workdir, summary, evaluation, class_names):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
+    log_main(next_steps.describe(workdir))
 
 
 def _draw(workdir):
     """Write the pictures, without which a run is finished too."""
     try:
         run_figures.write_figures(workdir, workdir)
-    except OSError as error:
+    except Exception as error:  # e.g. a name that a font or a format cannot show
         warnings.warn(
             f"the pictures could not be written: {one_line(error)}; the same command draws them",
             stacklevel=2,
@@ -155,51 +215,8 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
+    log_main(next_steps.describe(workdir))
     return summary
-
-
-def _claim(workdir, config):
-    """Create `workdir`; return the config of the run that it holds, or None.
-
-    Raises UserError if it is not writable, not shared by all processes, or holds another run.
-    """
-    if os.path.isfile(workdir):
-        raise UserError(f"--workdir={workdir} is a file; name a folder")
-    mark = os.path.join(workdir, f".process_{jax.process_index()}")
-    try:
-        os.makedirs(workdir, exist_ok=True)
-        with open(mark, "w"):
-            pass
-        processes.barrier("claimed")
-        count = jax.process_count()
-        seen = sum(os.path.exists(os.path.join(workdir, f".process_{i}")) for i in range(count))
-        processes.barrier("seen")
-        os.remove(mark)
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} is not writable: {error.strerror}") from None
-    if seen < count:
-        raise UserError(
-            f"--workdir={workdir} must be the same folder for all {count} processes: process "
-            f"{jax.process_index()} sees the files of {seen}"
-        )
-    earlier = config_file.read(workdir)
-    if earlier is not None:
-        _check_same_run(workdir, config, earlier)
-    return earlier
-
-
-def _check_same_run(workdir, config, earlier):
-    # Values that come from the data are compared once the data are read.
-    from_data = [
-        k for k in ("num_classes", "num_examples", "mean", "std", "channels") if not config[k]
-    ]
-    from_data += ["crop_on"] if config.crop_on == "auto" else []
-    changed = [k for k in config_lib.differences(config, earlier) if k not in from_data]
-    if changed:
-        values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
-        raise UserError(
-            f"--workdir={workdir} holds a run of another config ({values}); use another workdir"
-        )
 
 
 def _log_run(config, workdir, mesh):
@@ -230,9 +247,15 @@ def main(argv: list[str]) -> int:
         "--profile", type=_positive_integer, nargs="?", const=20, default=0, metavar="STEPS",
         help="trace that many steps (default 20) and print how long they waited for input",
     )  # fmt: skip
+    parser.add_argument(
+        "--check", action="store_true",
+        help="decode every image, list those that cannot be used, and train nothing",
+    )  # fmt: skip
     processes.add_flags(parser)
     args, config = parser.parse_with_config(argv)
+    if args.check:
+        return check_lib.check(config)
     processes.join(args)
-    with processes.exit_if_process_lost():
+    with processes.together():
         train(config, args.workdir, args.profile)
     return 0

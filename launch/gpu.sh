@@ -16,6 +16,10 @@ for flag in "$@"; do
     *) flags+=("$flag") ;;
   esac
 done
+if ! [[ $tries =~ ^[1-9][0-9]{0,5}$ ]]; then
+  echo "hsproto: --tries=$tries must be a positive integer; see the head of launch/gpu.sh" >&2
+  exit 2
+fi
 [ -x .venv/bin/python ] && default=.venv/bin/python || default=python3
 command=("${PYTHON:-$default}" -m hsproto.train "${flags[@]}")
 if $dry; then
@@ -31,11 +35,13 @@ stop() {
   stopping=true
   [ -z "$child" ] || kill -TERM "$child" 2>/dev/null
 }
-trap stop TERM INT
+trap stop TERM INT HUP
 
 for ((try = 1; try <= tries; try++)); do
   "${command[@]}" &
   child=$!
+  # A signal may have come a moment before.
+  if $stopping; then stop; fi
   while :; do
     wait "$child"
     status=$?
@@ -45,6 +51,8 @@ for ((try = 1; try <= tries; try++)); do
   child=''
   { [ "$status" -eq 0 ] || [ "$status" -eq 2 ] || $stopping; } && exit "$status"
   echo "hsproto: ended with status $status, try $try of $tries" >&2
-  sleep 5
+  sleep 5 &
+  wait $! # which a signal ends, unlike sleep
+  if $stopping; then exit "$status"; fi
 done
 exit 1

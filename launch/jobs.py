@@ -2,25 +2,41 @@
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
 import queue
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from interpreter import interpreter
 
+# The Python that runs a launcher need not have hsproto; what is used here is the standard library.
+sys.path.insert(1, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from hsproto.cli import local_path
+from hsproto.errors import UserError
+from hsproto.runs import owner
+
+_NAME_BYTES = 255  # of a folder, on the usual file systems
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        sys.exit(usage(message))
+
 
 def make_parser(doc: str) -> argparse.ArgumentParser:
     """Return a parser whose help is a launcher's docstring."""
-    return argparse.ArgumentParser(
+    return _Parser(
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -29,12 +45,16 @@ def make_parser(doc: str) -> argparse.ArgumentParser:
 
 def add_flags(parser: argparse.ArgumentParser, seeds: int) -> None:
     """Add the flags that all launchers of many runs have; `seeds` is the default of --seeds."""
-    parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
+    parser.add_argument("--out", type=_folder, help="the folder of all workdirs")
     parser.add_argument("--seeds", type=int, default=seeds, help="seeds 0..N-1 of each cell")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--gpus", help="one GPU per job, e.g. 0,1; instead of --jobs")
     parser.add_argument("--launcher", default=shlex.join([interpreter(), "-m", "hsproto.train"]))
     parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
+
+
+def _folder(text):
+    return pathlib.Path(local_path(text))
 
 
 def make_pool(args: argparse.Namespace) -> "Pool":
@@ -46,7 +66,42 @@ def flags_mistake(args: argparse.Namespace) -> str | None:
     """Return what is wrong with those flags, or None."""
     if not args.out or args.seeds < 1 or args.jobs < 1:
         return "--out is needed, and --seeds and --jobs must be at least 1"
+    try:
+        command = shlex.split(args.launcher)
+    except ValueError as error:
+        return f"--launcher={args.launcher}: {error}"
+    if not command or (not args.dry_run and shutil.which(command[0]) is None):
+        return f"--launcher={args.launcher}: there is no such command"
     return None
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Exit if a cell's name is too long for a folder."""
+    for name in names:
+        if (length := len(os.fsencode(name))) > _NAME_BYTES:
+            raise SystemExit(
+                usage(
+                    f"the cell {name[:60]}... would have a folder's name of {length} bytes, and at "
+                    f"most {_NAME_BYTES} are possible: give long values in --config"
+                )
+            )
+
+
+@contextlib.contextmanager
+def owned(out: pathlib.Path) -> Iterator[None]:
+    """Create the folder of all workdirs and own it; exit if that is impossible."""
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owner.owned(str(out), "--out"))
+        except OSError as error:
+            raise SystemExit(
+                usage(f"--out={out} is no folder to write to: {error.strerror}")
+            ) from None
+        except UserError as error:
+            print(f"hsproto: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        yield
 
 
 def usage(message: str) -> int:
@@ -102,7 +157,7 @@ class Pool:
         print(f"{len(jobs)} {what}, {len(jobs) - len(waiting)} finished already", flush=True)
         start, statuses = time.monotonic(), {}
         with concurrent.futures.ThreadPoolExecutor(self._size) as threads:
-            futures = {threads.submit(self._run, job): name for name, job in waiting.items()}
+            futures = {threads.submit(self._run, *item): item[0] for item in waiting.items()}
             for future in concurrent.futures.as_completed(futures):
                 name, status = futures[future], future.result()
                 if status is None:
@@ -114,30 +169,56 @@ class Pool:
                 print(f"{name}: {outcome}  ({done}/{len(waiting)}, ETA {left} s)", flush=True)
         return statuses
 
-    def _run(self, job):
+    def _run(self, name, job):
         """Run a job and return its exit status; None if the pool was stopped before."""
-        if self.stopping:
-            return None
-        job.folder.mkdir(parents=True, exist_ok=True)
-        job.begin()
         gpu, cores = self._slots.get()
-        environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
         try:
-            with open(job.folder / job.log, "a") as log:
-                process = subprocess.Popen(
-                    job.command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,  # so that only this process gets Ctrl-C
-                )
-                if cores:
-                    os.sched_setaffinity(process.pid, cores)
-                self._running.add(process)
-                status = process.wait()
-                self._running.discard(process)
+            while self._wait_for_owner(name, job):
+                if job.result() is not None:
+                    return 0
+                status = self._start(job, gpu, cores)
+                # One that a killed launcher had begun may have got ahead of this one.
+                if status != 2 or not owner.Watch(job.folder).look()[1]:
+                    return status
+            return None
+        except OSError as error:
+            print(f"{name}: cannot be started: {error}", flush=True)
+            return 2
         finally:
             self._slots.put((gpu, cores))
+
+    def _wait_for_owner(self, name, job):
+        """Wait for a process that runs the job already; return False if the pool is stopped."""
+        watch, told = owner.Watch(job.folder), False
+        while not self.stopping:
+            record, alive = watch.look()
+            if record is None or alive is False:
+                return True
+            if not told:
+                print(f"{name}: waiting for {record}, which is at work there", flush=True)
+            told = True
+            time.sleep(1)
+        return False
+
+    def _start(self, job, gpu, cores):
+        job.folder.mkdir(parents=True, exist_ok=True)
+        job.begin()
+        environment = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})
+        with open(job.folder / job.log, "a") as log:
+            process = subprocess.Popen(
+                job.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,  # so that only this process gets Ctrl-C
+            )
+        if cores:
+            os.sched_setaffinity(process.pid, cores)
+        self._running.add(process)
+        if self.stopping:  # meanwhile
+            process.send_signal(signal.SIGTERM)
+        status = process.wait()
+        self._running.discard(process)
         return status
 
     def _stop(self, *_):

@@ -5,9 +5,10 @@
   launch/paper.py accuracy longtail --profile=small --data_dir=SMALL --out=runs/paper [--jobs=2]
   hsproto report runs/paper --out=report
 
-A study is a grid of training runs and the commands that measure them. Studies share --out: none
-repeats what another has finished, and the same command continues a stopped study. Each run has a
-workdir OUT/RECIPE,key=value,... with its output in log.txt and that of its commands in COMMAND.txt.
+A study is a grid of training runs and the commands that measure them. Studies share --out, which
+one command uses at a time: none repeats what another has finished, and the same command continues a
+stopped study. Each run has a workdir OUT/RECIPE,key=value,... with its output in log.txt and that
+of its commands in COMMAND.txt.
 
 --profile=paper uses the recipes of the paper's protocols (GPUs): --data_dir holds the prepared TFDS
 sets (default: TFDS's own folder) and, as folders of images, imagenet100 and imagenet2012.
@@ -20,6 +21,7 @@ are those of launch/sweep.py.
 Exit status: 0 if all is finished, 2 for a mistake in the flags, else 1.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -35,6 +37,7 @@ from jobs import (
     flags_mistake,
     make_parser,
     make_pool,
+    owned,
     read_value,
     training_job,
     usage,
@@ -349,7 +352,8 @@ def main():
     # Runs with the same programs compile them once.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
     pool = make_pool(args)
-    finished = [run(name, args, where, pool) for name in args.studies if not pool.stopping]
+    with contextlib.nullcontext() if args.dry_run else owned(args.out):
+        finished = [run(name, args, where, pool) for name in args.studies if not pool.stopping]
     return 0 if all(finished) and not pool.stopping else 1
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 
 from interpreter import interpreter
-from jobs import make_parser
+from jobs import make_parser, usage
 
 GRACE_SECONDS = 60  # for the other processes to exit by themselves once one has failed
 
@@ -55,6 +55,8 @@ def main():
     parser.add_argument("--port", type=int, default=0, help="of process 0; default: a free one")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     args, flags = parser.parse_known_args()
+    if args.processes < 1 or args.devices < 1:
+        return usage("--processes and --devices must be at least 1")
     settings = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(args.devices), "NPROC": "32"}
     lines = commands(args, flags)
     if args.dry_run:

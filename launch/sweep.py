@@ -5,7 +5,8 @@
       --grid loss=nonl,normface --grid temperature=0.07,0.1 [--seeds=3] [--jobs=2] [--gpus=0,1]
 
 Each cell has a workdir OUT/loss=nonl,temperature=0.07,seed=0 with its output in log.txt. The same
-command continues a stopped sweep: finished cells are skipped, others start or resume. Tuples are
+command continues a stopped sweep: finished cells are skipped, others start or resume. A cell that a
+killed sweep left running is waited for, and two sweeps do not share an --out at a time. Tuples are
 written with slashes (decay_epochs=60/75/90).
 
 --launcher is the training command, to which --config and --workdir are added. The default is
@@ -21,10 +22,12 @@ import sys
 
 from jobs import (
     add_flags,
+    check_names,
     check_same_config,
     flags_mistake,
     make_parser,
     make_pool,
+    owned,
     test_accuracy,
     training_job,
     usage,
@@ -61,6 +64,7 @@ def main():
         return usage(mistake)
     config = args.config + ("," if ":" in args.config else ":")
     grid = cells(args.grid, args.seeds)
+    check_names(grid)
     jobs = {
         name: training_job(args.launcher, config + ",".join(cell), args.out / name)
         for name, cell in grid.items()
@@ -69,9 +73,10 @@ def main():
         for job in jobs.values():
             print(job.describe())
         return 0
-    check_same_config(jobs.values())
-
-    statuses = make_pool(args).run(jobs, "cells")
+    pool = make_pool(args)
+    with owned(args.out):
+        check_same_config(jobs.values())
+        statuses = pool.run(jobs, "cells")
     print_means(grid, args.out)
     if all(job.result() is not None for job in jobs.values()):
         return 0

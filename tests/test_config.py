@@ -107,12 +107,6 @@ def test_command_line_overrides_keys_of_the_file():
     assert config.crop_ratio == (0.5, 2.0)
 
 
-def test_a_damaged_config_of_a_run_is_said_to_be_damaged():
-    for stored in (b"\xff\xfe", b"[1]", b"{", ""):
-        with pytest.raises(UserError, match="config.json is damaged"):
-            config_lib.from_json(stored)
-
-
 @pytest.mark.parametrize(
     ("location", "overrides", "told"),
     [

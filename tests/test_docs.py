@@ -27,6 +27,8 @@ PAGES = {
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     if path.parent.name != "tables"  # the report's own
 }
+# Its scripts need more than the others, and each stands alone.
+FRAMEWORKS = "docs/frameworks.md"
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
 
@@ -38,6 +40,11 @@ def blocks(page, *languages):
         assert not tag or language.startswith("{"), f"{page}: ```{language}{tag}"
         if language in languages:
             yield content
+
+
+def titles(page):
+    """The headings of the sections of a page, in order."""
+    return re.findall(r"^## (.+)$", PAGES[page], re.MULTILINE)
 
 
 def commands(page):
@@ -84,7 +91,8 @@ def check_flags(program, words):
         if flag.startswith("-") and word not in overrides:
             assert flag in known, f"{flag} is not a flag of {' '.join(program)}"
         if flag == "--config" and value:
-            load_config(str(ROOT / value), overrides)
+            # A recipe by its name is found from anywhere.
+            load_config(str(ROOT / value) if ".py" in value else value, overrides)
 
 
 def check_command(words):
@@ -119,12 +127,21 @@ def check_command(words):
     return None
 
 
-@pytest.mark.parametrize("page", pages_with("python"))
+@pytest.mark.parametrize("page", [p for p in pages_with("python") if p != FRAMEWORKS])
 def test_the_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace = {}
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), namespace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", list(blocks(FRAMEWORKS, "python")), ids=titles(FRAMEWORKS))
+def test_the_script_of_a_framework_runs_where_it_is_installed(script, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    for name in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE):
+        pytest.importorskip(name)
+    exec(compile(script, FRAMEWORKS, "exec"), {"__name__": FRAMEWORKS})
 
 
 @pytest.mark.parametrize("page", ["docs/measure.md", "docs/features.md"])

@@ -1,6 +1,7 @@
 """The wings of the package stand above each other: no circle, and few floors."""
 
 import ast
+import configparser
 import functools
 
 from small_runs import ROOT
@@ -35,3 +36,12 @@ def test_the_longest_chain_of_imports_between_wings_is_short():
 
     longest = max((chain(name) for name in below), key=len)
     assert len(longest) <= 8, " -> ".join(longest)
+
+
+def test_all_packages_and_the_recipes_are_installed():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    folders = [path.parent.relative_to(ROOT) for path in PACKAGE.rglob("__init__.py")]
+    packages = [".".join(folder.parts) for folder in folders]
+    listed = settings["options"]["packages"].split()
+    assert sorted(listed) == sorted([*packages, "hsproto.recipe_files"])

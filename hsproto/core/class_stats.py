@@ -18,8 +18,8 @@ from hsproto.core.meshes import on_any_mesh
 # Squared spread, relative to squared size, that rounding alone gives a class of equal rows; less
 # counts as no spread. 16 units in the last place are far above what the corrected means leave
 # (about 1) and far below what training reaches.
-ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
-ROUNDING_FLOAT64 = (16 * float(jnp.finfo(jnp.float64).eps)) ** 2
+_ROUNDING = (16 * float(jnp.finfo(jnp.float32).eps)) ** 2
+_ROUNDING_FLOAT64 = (16 * float(jnp.finfo(jnp.float64).eps)) ** 2
 
 # Elements of a block of rows: 16 MB in float32, large enough to keep a device busy.
 BLOCK_ELEMENTS = 1 << 22
@@ -160,17 +160,18 @@ def spread(stats: ClassStats) -> jax.Array:
     """Return `stats.scatter` with 0 for classes whose rows differ only by rounding."""
     counts = stats.counts.astype(stats.means.dtype)
     size = counts * jnp.sum(stats.means * stats.means, axis=1) + stats.scatter
-    return jnp.where(stats.scatter <= _rounding(size) * size, 0.0, stats.scatter)
+    return jnp.where(stats.scatter <= rounding(size) * size, 0.0, stats.scatter)
 
 
 def directions(means: jax.Array) -> jax.Array:
     """Return the directions of means [K, D] of unit rows; 0 for a mean of rounding noise or 0."""
-    noise = jnp.sum(means * means, axis=-1, keepdims=True) <= _rounding(means)
+    noise = jnp.sum(means * means, axis=-1, keepdims=True) <= rounding(means)
     return jnp.where(noise, 0.0, numerics.l2_normalize(means))
 
 
-def _rounding(array: jax.Array) -> float:
-    return ROUNDING_FLOAT64 if array.dtype == jnp.float64 else ROUNDING
+def rounding(array: jax.Array) -> float:
+    """Return the squared spread, relative to squared size, that rounding gives such floats."""
+    return _ROUNDING_FLOAT64 if array.dtype == jnp.float64 else _ROUNDING
 
 
 def centered(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -180,7 +181,7 @@ def centered(rows: jax.Array, counted: jax.Array) -> tuple[jax.Array, jax.Array]
     mean += jnp.sum(masked(rows - mean[None, :], counted), axis=0) / number
     rest = masked(rows - mean[None, :], counted)
     size = jnp.max(jnp.sum(masked(rows, counted) ** 2, axis=1))
-    noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= ROUNDING * size
+    noise = jnp.sum(rest * rest, axis=1, keepdims=True) <= rounding(size) * size
     return jnp.where(noise, 0.0, rest), mean
 
 

@@ -46,9 +46,8 @@ def _exponent(features, labels, where, num_classes):
         rows = class_stats.masked(blocks.take(features, i), blocks.take(keep, i))
         return jnp.maximum(largest, jnp.max(jnp.abs(rows), initial=0.0))
 
-    return spectra.binary_exponent(
-        lax.fori_loop(0, blocks.count, larger, jnp.zeros((), jnp.float32))
-    )
+    none = jnp.zeros((), numerics.float_dtype(features))
+    return spectra.binary_exponent(lax.fori_loop(0, blocks.count, larger, none))
 
 
 def to_size(exponent, rows):
@@ -66,7 +65,7 @@ def of_classes(unit_stats, stats, prototypes):
     if prototypes is not None:
         prototypes = class_stats.masked(prototypes, counted)
         directions = numerics.l2_normalize(prototypes)
-    measures = {"classes_counted": jnp.sum(counted).astype(jnp.float32)}
+    measures = {"classes_counted": _number(counted, centered.dtype)}
     measures |= _of_directions(unit_stats) | _of_means(stats, centered)
     measures |= _of_spectra(unit_stats.means, directions, counted)
     if prototypes is not None:
@@ -77,7 +76,7 @@ def of_classes(unit_stats, stats, prototypes):
 def _of_directions(stats):
     """Measures determined by the means and variances of unit features."""
     counted, paired = stats.counts > 0, stats.counts >= 2
-    size = stats.counts.astype(jnp.float32)
+    size = stats.counts.astype(stats.means.dtype)
     # Over the ordered pairs of a class, |u_i - u_j|² adds up to 2 n_c times its scatter.
     squares = jnp.sum(2 * size * class_stats.spread(stats))
     pairs = jnp.where(paired.any(), jnp.sum(size * (size - 1)), jnp.nan)
@@ -97,7 +96,7 @@ def _of_means(stats, centered):
     deviation = jnp.sqrt(_mean((lengths - mean_length) ** 2, counted))
     directions = numerics.l2_normalize(centered)
     cosines = numerics.matmul(directions, directions.T)
-    simplex_cosine = -1 / jnp.maximum(_number(counted) - 1, 1)
+    simplex_cosine = -1 / jnp.maximum(_number(counted, centered.dtype) - 1, 1)
     return {
         "nc2_equinorm": _between(counted, spectra.ratio(deviation, mean_length)),
         "nc2_equiangular": _mean(jnp.abs(cosines - simplex_cosine), _pairs(counted)),
@@ -107,14 +106,16 @@ def _of_means(stats, centered):
 
 def _normalized_variances(stats):
     """``(v_a + v_b) / (2 |m_a - m_b|²)`` of each pair of classes, [K, K]."""
-    variances = class_stats.spread(stats) / jnp.maximum(stats.counts.astype(jnp.float32), 1)
+    counts = stats.counts.astype(stats.means.dtype)
+    variances = class_stats.spread(stats) / jnp.maximum(counts, 1)
     sizes = jnp.sum(stats.means**2, axis=1)
 
     def of_class(own):
         mean, variance, size = own
         # Differences one by one: |a|² + |b|² - 2ab would lose the digits of close means.
         distances = jnp.sum((stats.means - mean[None, :]) ** 2, axis=1)
-        distances = jnp.where(distances <= class_stats.ROUNDING * (sizes + size), 0.0, distances)
+        noise = class_stats.rounding(distances) * (sizes + size)
+        distances = jnp.where(distances <= noise, 0.0, distances)
         return spectra.ratio(variances + variance, 2 * distances)
 
     return lax.map(of_class, (stats.means, variances, sizes))
@@ -122,7 +123,7 @@ def _normalized_variances(stats):
 
 def _of_prototypes(prototypes, directions, stats, centered_means):
     """Measures determined by prototypes and class means but spectra; `stats` of unit features."""
-    counts, counted = stats.counts.astype(jnp.float32), stats.counts > 0
+    counts, counted = stats.counts.astype(stats.means.dtype), stats.counts > 0
     # |u_i - w|² summed over a class is its scatter plus n_c |mu_c - w|²: no second pass over rows.
     offsets = jnp.sum((stats.means - directions) ** 2, axis=1)
     squares = jnp.sum(class_stats.spread(stats) + counts * offsets)
@@ -140,7 +141,7 @@ def _of_prototypes(prototypes, directions, stats, centered_means):
 
 def _of_spectra(means, directions, counted):
     """Ranks between classes of the means of unit features; with prototypes, MIR and HDR."""
-    number = _number(counted)
+    number = _number(counted, means.dtype)
     if directions is None:
         squares = spectra.singular_values(class_stats.centered(means, counted)[0]) ** 2
         return {"erank_inter": _between(counted, spectra.exp_entropy(squares))}
@@ -148,7 +149,8 @@ def _of_spectra(means, directions, counted):
     centered, centre = jax.vmap(class_stats.centered, in_axes=(0, None))(both, counted)
     from_centre = class_stats.directions(means) - class_stats.directions(centre[0])[None, :]
     from_centre = class_stats.masked(from_centre, counted)
-    noise = jnp.sum(from_centre**2, axis=1, keepdims=True) <= class_stats.ROUNDING
+    squares = jnp.sum(from_centre**2, axis=1, keepdims=True)
+    noise = squares <= class_stats.rounding(squares)
     rows = jnp.stack([directions, centered[1], jnp.where(noise, 0.0, from_centre)])
     rows = numerics.l2_normalize(rows)
     # One by one, not as a batch: see `spectra.plan_classes`.
@@ -157,10 +159,10 @@ def _of_spectra(means, directions, counted):
 
     nonzero = jnp.any(rows != 0, axis=2)
     grams = numerics.matmul(rows, rows.mT)
-    entropies = spectra.matrix_entropy(squares[2:], _number(nonzero) / number)
+    entropies = spectra.matrix_entropy(squares[2:], _number(nonzero, means.dtype) / number)
     joint = spectra.matrix_entropy(
         lax.map(spectra.eigenvalues, grams[:2] * grams[2:]),
-        _number(nonzero[:2] & nonzero[2:]) / number,
+        _number(nonzero[:2] & nonzero[2:], means.dtype) / number,
     )
     mir, hdr = spectra.information(entropies[:2], entropies[2], joint)
     measures = {
@@ -199,22 +201,22 @@ def of_rows(features, labels, where, scale, stats, between, prototypes, bias):
             distances = half_squares[None, :] - numerics.matmul(shifted, centered.T)
             logits = numerics.matmul(rows, prototypes.T)
             if bias is not None:
-                logits += jnp.asarray(bias, jnp.float32)[None, :]
+                logits += jnp.asarray(bias, logits.dtype)[None, :]
             chosen = jnp.argmax(jnp.where(counted[None, :], logits, -jnp.inf), axis=1)
             differs = kept & (jnp.argmin(distances, axis=1) != chosen)
             disagree += jnp.sum(differs, dtype=jnp.int32)
         return inside, disagree
 
-    none = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)
+    none = jnp.zeros((), centered.dtype), jnp.zeros((), jnp.int32)
     inside, disagree = lax.fori_loop(0, blocks.count, add, none)
-    counts = stats.counts.astype(jnp.float32)
+    counts = stats.counts.astype(centered.dtype)
     inside /= jnp.maximum(jnp.sum(jnp.where(paired, counts, 0.0)), 1)
     # S_B = 0 inverts to 0, but spread around means that coincide is not collapse.
     inside = jnp.where(jnp.any(centered != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
         rows = jnp.where(counted.any(), jnp.sum(counts), jnp.nan)
-        measures["nc4"] = disagree.astype(jnp.float32) / rows
+        measures["nc4"] = disagree.astype(rows.dtype) / rows
     return measures
 
 
@@ -235,13 +237,13 @@ def _pairs(some):
 
 def _mean(values, some):
     """Mean of `values` over `some`; NaN over none."""
-    number = jnp.sum(some, dtype=jnp.float32)
+    number = jnp.sum(some, dtype=values.dtype)
     return jnp.sum(jnp.where(some, values, 0.0)) / jnp.where(number > 0, number, jnp.nan)
 
 
-def _number(some):
-    """Number of True entries along the last axis, as float32."""
-    return jnp.sum(some, axis=-1, dtype=jnp.float32)
+def _number(some, dtype):
+    """Number of True entries along the last axis, as a float."""
+    return jnp.sum(some, axis=-1, dtype=dtype)
 
 
 def _between(counted, value):

@@ -20,7 +20,8 @@ class PerAnchor:
     """Loss of each anchor: a pytree that unpacks into its two fields, ``values, valid = loss``.
 
     It is not an array: arithmetic, comparison and conversion raise TypeError, since a plain mean
-    or sum of `values` would count anchors without a loss.
+    or sum of `values` would count anchors without a loss. Python's own ``sum(loss)`` goes over the
+    two fields as unpacking does, so it cannot be refused: it adds up `values` and `valid`.
 
     Attributes:
         values: floating [B], 0 where not `valid`.

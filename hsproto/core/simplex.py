@@ -1,5 +1,7 @@
 """The simplex equiangular tight frame, the optimum of the losses."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import numpy as np
 from hsproto.core import numerics
 
 
-def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
+def simplex_etf(
+    key: jax.Array, num_classes: int, dim: int, *, dtype: Any = jnp.float32
+) -> jax.Array:
     """Return a simplex equiangular tight frame: K unit vectors of equal, least possible cosine.
 
     Up to a random rotation, which `key` determines, the rows are given by::
@@ -20,9 +24,10 @@ def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
         key: A PRNG key.
         num_classes: Number of classes, K >= 1.
         dim: Number of dimensions, D >= K-1.
+        dtype: float32, or float64 in 64-bit mode.
 
     Returns:
-        float32 [K, D].
+        [K, D] of `dtype`.
 
     Raises:
         ValueError: D < K-1, where no such frame exists.
@@ -46,7 +51,7 @@ def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
             f"pairwise cosine -1/{num_classes - 1} span that many dimensions; got {dim}"
         )
     if num_classes == 1:
-        return numerics.l2_normalize(jax.random.normal(key, (1, dim))).astype(jnp.float32)
+        return numerics.l2_normalize(jax.random.normal(key, (1, dim))).astype(dtype)
     # Helmert's orthonormal basis of the vectors of sum zero: its rows are the corners.
     row, column = np.mgrid[:num_classes, 1:num_classes]
     corners = np.where(row < column, 1.0, np.where(row == column, -column, 0.0))
@@ -54,4 +59,4 @@ def simplex_etf(key: jax.Array, num_classes: int, dim: int) -> jax.Array:
     basis, triangle = jnp.linalg.qr(jax.random.normal(key, (dim, num_classes - 1)))
     # With this sign the basis is uniformly distributed over all rotations (Mezzadri 2007).
     basis = basis * jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0)[None, :]
-    return numerics.l2_normalize(numerics.matmul(corners, basis.T)).astype(jnp.float32)
+    return numerics.l2_normalize(numerics.matmul(corners, basis.T)).astype(dtype)

@@ -30,7 +30,9 @@ CHUNK_ELEMENTS = 1 << 23
 # Rows of a class that are added to its [D, D] Gram matrix at a time.
 GRAM_ROWS = 1024
 
-_EPS = float(jnp.finfo(jnp.float32).eps)
+
+def _eps(array: jax.Array) -> float:
+    return float(jnp.finfo(array.dtype).eps)
 
 
 @on_any_mesh()
@@ -48,7 +50,7 @@ def effective_rank(matrix: ArrayLike) -> jax.Array:
         matrix: floating [m, n]. Singular values below 4 eps of the largest count as zero.
 
     Returns:
-        float32 scalar.
+        float32 scalar; of a float64 matrix (in 64-bit mode) float64.
 
     Raises:
         ValueError: `matrix` has a wrong rank or dtype.
@@ -64,15 +66,15 @@ def effective_rank(matrix: ArrayLike) -> jax.Array:
     """
     matrix = numerics.check_features("matrix", matrix)
     if 0 in matrix.shape:
-        return jnp.zeros((), jnp.float32)
-    matrix = jnp.asarray(matrix).astype(jnp.float32)
+        return jnp.zeros((), numerics.float_dtype(matrix))
+    matrix = jnp.asarray(matrix, numerics.float_dtype(matrix))
     return exp_entropy(singular_values(jnp.ldexp(matrix, -binary_exponent(matrix))))
 
 
 def singular_values(matrix: jax.Array) -> jax.Array:
-    """Return the singular values of float32 [..., m, n]; zero where below 4 eps of the largest."""
+    """Return the singular values of floats [..., m, n]; zero where below 4 eps of the largest."""
     values = lax.linalg.svd(matrix, full_matrices=False, compute_uv=False)
-    return jnp.where(values <= 4 * _EPS * values[..., :1], 0.0, values)
+    return jnp.where(values <= 4 * _eps(values) * values[..., :1], 0.0, values)
 
 
 def eigenvalues(gram: jax.Array) -> jax.Array:
@@ -99,7 +101,7 @@ def whitening(centered: jax.Array, means: jax.Array, counted: jax.Array) -> jax.
     _, values, directions = jnp.linalg.svd(centered, full_matrices=False)
     # The means are exact to rounding of their own size, which a shared component makes large.
     size = jnp.linalg.norm(class_stats.masked(means, counted))
-    keep = values > 4 * _EPS * size
+    keep = values > 4 * _eps(values) * size
     # K centered means span K-1 dimensions: the last singular value is only rounding.
     order = jnp.arange(values.shape[0], dtype=jnp.int32)
     keep &= order < jnp.sum(counted, dtype=jnp.int32) - 1
@@ -154,7 +156,8 @@ def binary_exponent(x: jax.Array) -> jax.Array:
     """
     largest = jnp.max(jnp.abs(x), initial=0.0)
     exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 0.0))[1]
-    return jnp.clip(exponent, -126, 126)
+    least = int(jnp.finfo(x.dtype).minexp)
+    return jnp.clip(exponent, least, -least)
 
 
 def plan_classes(
@@ -221,7 +224,7 @@ def mean_class_rank(
             decomposes its own.
 
     Returns:
-        float32 scalar; NaN if no class has two rows.
+        Scalar of the statistics' dtype; NaN if no class has two rows.
     """
     rows, num_classes = labels.shape[0], stats.counts.shape[0]
     keep = numerics.row_mask(labels, num_classes, where)
@@ -248,7 +251,7 @@ def mean_class_rank(
 
         dim, width = features.shape[1], min(GRAM_ROWS, rows)
         blocks = -(-jnp.take(row_counts, label, mode="fill", fill_value=0) // width)
-        return lax.fori_loop(0, blocks, add, jnp.zeros((dim, dim), jnp.float32))
+        return lax.fori_loop(0, blocks, add, jnp.zeros((dim, dim), stats.means.dtype))
 
     def ranks_of_chunk(labels_of_chunk, width):
         if width:
@@ -261,12 +264,12 @@ def mean_class_rank(
             parts = lax.with_sharding_constraint(parts, sharding)
         return exp_entropy(spectrum(parts))
 
-    ranks = jnp.zeros((num_classes,), jnp.float32)
+    ranks = jnp.zeros((num_classes,), stats.means.dtype)
     for width, group in zip(widths, groups, strict=True):
         of_group = lax.map(functools.partial(ranks_of_chunk, width=width), group)
         ranks = ranks.at[group.reshape(-1)].set(of_group.reshape(-1), mode="drop")
     paired = stats.counts >= 2
-    number = jnp.sum(paired, dtype=jnp.float32)
+    number = jnp.sum(paired, dtype=ranks.dtype)
     return jnp.sum(jnp.where(paired, ranks, 0.0)) / jnp.where(number > 0, number, jnp.nan)
 
 

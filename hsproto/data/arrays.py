@@ -1,12 +1,12 @@
 """Sources in memory: npz files, and the digits that come with scikit-learn."""
 
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from hsproto import npz
 from hsproto.data.source import DataSpec, Source, Splits
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError
 
 
 class ArraySource(Source):
@@ -23,6 +23,11 @@ class ArraySource(Source):
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         return self.images[i], int(self.labels[i])
 
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        yield str(self.images.shape[1:]).encode()
+        for start in range(0, len(rows), 1000):  # a block at a time, to need little memory
+            yield self.images[rows[start : start + 1000]].tobytes()
+
 
 def load_digits(spec: DataSpec) -> Splits:
     """Read scikit-learn's 1,797 handwritten digits, 8x8, gray, in memory.
@@ -30,7 +35,15 @@ def load_digits(spec: DataSpec) -> Splits:
     Their 17 gray levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
     stratified) are drawn once, with a seed of their own, as the test set; the other 1,437 are the
     training set, whatever the seed of the run is.
+
+    Raises:
+        UserError: `spec` calls them by another data set's name.
     """
+    if spec.dataset != "digits":
+        raise UserError(
+            f"config key dataset={spec.dataset!r} with source='digits': that source holds "
+            "scikit-learn's digits alone. Use dataset=digits, or source=arrays, folder or tfds"
+        )
     from sklearn.datasets import load_digits  # half a second that other sources need not pay
     from sklearn.model_selection import train_test_split
 
@@ -58,26 +71,24 @@ def load_arrays(spec: DataSpec) -> Splits:
                 "set data_dir to the npz file itself"
             )
     keys = ("train_images", "train_labels", "test_images", "test_labels", "class_names")
-    try:
-        with np.load(path) as file:
-            missing = [key for key in keys if key not in file]
-            arrays = [] if missing else [file[key] for key in keys]
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        reason = one_line(error)
-        raise UserError(f"{path} cannot be read as an npz file ({reason})") from error
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it must hold {', '.join(keys)}")
-    *arrays, names = arrays
+    *arrays, names = npz.read(path, keys).values()
     if names.ndim != 1 or names.dtype.kind not in "US":
         raise UserError(
             f"class_names in {path} must be a list of strings; "
             f"got {names.dtype} of shape {names.shape}"
         )
-    names = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    names = _as_text(names, path)
     return Splits(
         array_source(*arrays[:2], names, f"{path}: train", spec),
         array_source(*arrays[2:], names, f"{path}: test", spec),
     )
+
+
+def _as_text(names, path):
+    try:
+        return [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    except ValueError as error:
+        raise UserError(f"class_names in {path} are not text in UTF-8 ({error})") from error
 
 
 def array_source(
@@ -96,6 +107,11 @@ def array_source(
         )
     if images.ndim == 3:
         images = images[..., None]
+    if images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
+        raise UserError(
+            f"{place} images must have 1 or 3 channels and at least one pixel; "
+            f"got shape {images.shape}"
+        )
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise UserError(
             f"{place} labels must be {len(images)} integers, one per image; "

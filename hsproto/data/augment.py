@@ -123,7 +123,12 @@ def _unit_range(images, config):
 
 def _make_normalize(config):
     mean, std = (np.asarray(values, np.float32) for values in source_lib.normalization(config))
-    return lambda image: (image - mean) / std
+
+    def normalize(image):
+        channels = (1,) * (image.ndim - 1) + (-1,)
+        return (image - mean.reshape(channels)) / std.reshape(channels)
+
+    return normalize
 
 
 def _center_corner(shape, size):
@@ -168,8 +173,8 @@ def crop_box(
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = jnp.argmax(fits)
     any_fits = fits[first]
-    box_height = jnp.where(any_fits, heights[first], min(height, round(width / ratio[0])))
-    box_width = jnp.where(any_fits, widths[first], min(width, round(height * ratio[1])))
+    box_height = jnp.where(any_fits, heights[first], min(height, max(1, round(width / ratio[0]))))
+    box_width = jnp.where(any_fits, widths[first], min(width, max(1, round(height * ratio[1]))))
     room = jnp.stack([height - box_height, width - box_width])
     corner = jnp.minimum((places * (room + 1)).astype(jnp.int32), room)
     top, left = jnp.where(any_fits, corner, room // 2)
@@ -193,7 +198,7 @@ def _resize_weights(start, length, in_size, out_size):
     # jax.image.scale_and_translate would let pixels outside the box into its border.
     scale = length / out_size
     centers = start + (jnp.arange(out_size) + 0.5) * scale
-    pixels = jnp.arange(in_size)
+    pixels = jnp.arange(in_size)[None, :]
     distance = jnp.abs(pixels + 0.5 - centers[:, None]) / jnp.maximum(scale, 1.0)
     inside = (pixels >= start) & (pixels < start + length)
     weights = jnp.where(inside, jnp.maximum(0.0, 1.0 - distance), 0.0)
@@ -269,9 +274,9 @@ def adjust_hue(image: jax.Array, shift: jax.typing.ArrayLike) -> jax.Array:
     )
     # Each channel is a trapezoid of the hue, 120 degrees from the next. The remainder is written
     # out, and the channels are one array, because XLA vectorises neither `%` nor a stack on CPUs.
-    angle = hue + 6.0 * shift + jnp.asarray([5.0, 3.0, 1.0])[:, None, None]
+    angle = (hue + 6.0 * shift)[None] + jnp.asarray([5.0, 3.0, 1.0])[:, None, None]
     angle = angle - 6.0 * jnp.floor(angle / 6.0)
-    return value - chroma * jnp.clip(jnp.minimum(angle, 4.0 - angle), 0.0, 1.0)
+    return value[None] - chroma[None] * jnp.clip(jnp.minimum(angle, 4.0 - angle), 0.0, 1.0)
 
 
 def random_blur(uniforms: jax.Array, image: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ hsproto augment --config=configs/digits.py --out=sheet.png
 """
 
 import os
+import warnings
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from hsproto.data import loader
 from hsproto.data import source as source_lib
 from hsproto.data.augment import make_augment, make_preprocess
 from hsproto.data.crops import RandomCrops
-from hsproto.errors import UserError
+from hsproto.errors import UserError, visible
 
 
 def contact_sheet(
@@ -59,9 +60,12 @@ def contact_sheet(
             axis.imshow(pixels[i].squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if j == 0:
-                axis.set_ylabel(source.class_names[label], fontsize=8, parse_math=False)
+                axis.set_ylabel(visible(source.class_names[label]), fontsize=8, parse_math=False)
     try:
-        figure.savefig(out, dpi=150)
+        with warnings.catch_warnings():
+            # Class names in scripts that the font lacks are drawn as boxes.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: an unknown suffix
         raise UserError(f"cannot write {out}: {error}") from error
     finally:

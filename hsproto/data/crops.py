@@ -69,6 +69,6 @@ def crop_box(
             top = int(uniforms[20] * (height - box_height + 1))
             left = int(uniforms[21] * (width - box_width + 1))
             return top, left, box_height, box_width
-    box_height = min(height, round(width / ratio[0]))
-    box_width = min(width, round(height * ratio[1]))
+    box_height = min(height, max(1, round(width / ratio[0])))
+    box_width = min(width, max(1, round(height * ratio[1])))
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width

@@ -2,14 +2,17 @@
 
 from typing import Any
 
-from hsproto.data import class_lists, loader, long_tail
+import numpy as np
+
+from hsproto.data import class_lists, decode, loader, long_tail, subsets
 from hsproto.data import source as source_lib
 from hsproto.data.arrays import load_arrays, load_digits
 from hsproto.data.features import load_features, statistics
 from hsproto.data.folder import load_folder
 from hsproto.data.source import DataSpec, Splits, data_spec
 from hsproto.data.tfds import load_tfds
-from hsproto.errors import UserError
+from hsproto.errors import UserError, one_line, visible
+from hsproto.parallel.processes import log_main
 
 _READERS = {
     "arrays": load_arrays,
@@ -28,7 +31,8 @@ def load_splits(config: Any) -> Splits:
 def read_splits(spec: DataSpec) -> Splits:
     """Read the training and the test source of `spec.dataset`, stored as `spec.source` says.
 
-    In this order: `class_list` selects classes, `class_groups` merges them into groups
+    In this order: `skip_unreadable` leaves out images that cannot be decoded, `class_list` selects
+    classes, `class_groups` merges them into groups
     (`hsproto.data.class_lists`), and `imbalance_factor` thins out the training set
     (`hsproto.data.long_tail`).
 
@@ -41,7 +45,16 @@ def read_splits(spec: DataSpec) -> Splits:
         raise UserError(
             f"config key source={spec.source!r} is unknown: use one of {', '.join(_READERS)}"
         )
-    splits = _READERS[spec.source](spec)
+    try:
+        splits = _READERS[spec.source](spec)
+    except OSError as error:  # e.g. a name that is too long, or a folder that may not be entered
+        reason = error.strerror or one_line(error)
+        raise UserError(
+            f"config key data_dir={spec.data_dir[:200]}: the data of {spec.dataset[:200]!r} cannot "
+            f"be read: {reason}"
+        ) from error
+    if spec.skip_unreadable:
+        splits = Splits(*(_readable(split, name) for name, split in splits._asdict().items()))
     for name, source in zip(splits._fields, splits, strict=True):
         if len(source) == 0:
             raise UserError(f"the {name} split of {spec.dataset!r} holds no image")
@@ -55,16 +68,40 @@ def read_splits(spec: DataSpec) -> Splits:
         splits = Splits(*(class_lists.select(split, spec.class_list) for split in splits))
     if spec.class_groups:
         splits = Splits(*(class_lists.group(split, spec.class_groups) for split in splits))
+    check_num_classes(spec, splits)
+    if spec.imbalance_factor < 1:
+        rare = long_tail.subset(splits.train, spec.imbalance_factor, spec.subset_seed)
+        splits = splits._replace(train=rare)
+    return splits
+
+
+def check_num_classes(spec: DataSpec, splits: Splits) -> None:
+    """Raise UserError if the data have another number of classes than `spec` says."""
     num_classes = len(splits.train.class_names)
     if spec.num_classes not in (0, num_classes):
         raise UserError(
             f"config key num_classes={spec.num_classes}, but {spec.dataset!r} has {num_classes} "
             f"classes: set num_classes={num_classes}, or 0 to take it from the data"
         )
-    if spec.imbalance_factor < 1:
-        rare = long_tail.subset(splits.train, spec.imbalance_factor, spec.subset_seed)
-        splits = splits._replace(train=rare)
-    return splits
+
+
+def _readable(source, split):
+    """Return the images of a source that can be decoded; each is decoded once to find out."""
+    unreadable = decode.find_unreadable(source)
+    if not unreadable:
+        return source
+    example = visible(next(iter(unreadable.values())))
+    log_main(
+        f"{len(unreadable)} of {len(source)} {split} images are unreadable and left out "
+        f"(skip_unreadable), e.g. {example}"
+    )
+    kept = np.setdiff1d(np.arange(len(source)), list(unreadable))
+    if split == "train":
+        counts = np.bincount(np.asarray(source.labels)[kept], minlength=len(source.class_names))
+        for name, count in zip(source.class_names, counts, strict=True):
+            if not count:
+                raise UserError(f"no training image of class {name!r} is readable: remove it")
+    return subsets.of_rows(source, kept)
 
 
 def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:

@@ -1,15 +1,14 @@
 """How the images that `sampler` picks for a step reach the devices.
 
 Small sets reside on the devices as a whole and a batch is a gather; large ones are read and decoded
-by grain's threads or worker processes, each process its own rows. Both give the same batches.
-Random crops on the host are cut while images are read, so they always take the second way.
+by grain's threads or by worker processes (`workers`), each process of a run its own rows. Both give
+the same batches. Random crops on the host are cut while images are read, so they always take the
+second way.
 """
 
 import functools
-import multiprocessing
+import math
 import os
-import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,15 +17,15 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 
 from hsproto import config as config_lib
-from hsproto.data import sampler
+from hsproto.data import decode, sampler
 from hsproto.data.arrays import ArraySource
 from hsproto.data.crops import RandomCrops
 from hsproto.data.source import PictureSource, Source
+from hsproto.data.workers import WorkerStream
 from hsproto.errors import UserError
 from hsproto.parallel.mesh import over_batch, replicated
 
@@ -69,8 +68,8 @@ def open_loader(source: Source, config: Any, mesh: Mesh) -> "Loader":
     crop_on is host.
 
     Raises:
-        UserError: an image is unreadable. A set to be streamed is checked, one to be resident is
-            read as a whole.
+        UserError: images are unreadable; all of them are named. A set to be streamed is checked,
+            one to be resident is read as a whole.
     """
     return Loader(source, config, mesh)
 
@@ -90,8 +89,7 @@ class Loader:
             self._images = _put(replicated(mesh), images, images.shape)
             self._labels = _put(replicated(mesh), labels, labels.shape)
             self._take = jax.jit(_take, static_argnums=3)
-        else:
-            source.check()
+        source.check()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -161,7 +159,7 @@ def _is_resident(source, placement):
     if isinstance(source, ArraySource) and source.images.dtype != np.uint8:
         return True  # features, which are in memory as they are
     if placement == "auto":
-        return len(source) * source[0][0].nbytes <= RESIDENT_BYTES
+        return len(source) * math.prod(source.image_shape) <= RESIDENT_BYTES
     return placement == "resident"
 
 
@@ -192,46 +190,25 @@ class _Squares:
     """A reader of the squares of a source, the same at every step."""
 
     def __init__(self, source):
-        self._source, self.shape = source, source[0][0].shape
+        self._source, self.shape = source, source.image_shape
 
     def read(self, row, step, place):
         return self._source[row]
 
 
 def _stream(reader, local_rows, places, steps, workers):
-    """Return a grain iterator over this process's (images, labels) of each step.
+    """Return an iterator over this process's (images, labels) of each step.
 
-    One element is one batch, loaded by a pool of threads. Batching single images after grain's
-    worker processes would not do: each worker takes every n-th element, so they would end up in
-    other batches than the sampler says.
+    One element is one batch, loaded by a pool of threads.
     """
     # Several worker processes share the cores; a single one has them for its threads.
     threads = max(1, _num_threads() // max(workers, 1))
     load_step = functools.partial(_load_step, reader, local_rows, places, threads)
-    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
-    # Batches are large: loading two at a time per process hides the latency and bounds the memory.
-    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2))
     if workers:
-        if not flags.FLAGS.is_parsed():
-            # grain passes its absl flags to the workers; outside absl's app.run they are unparsed.
-            flags.FLAGS.mark_as_parsed()
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(workers), _live_as_long_as_parent
-        )
-    return iter(dataset)
-
-
-def _live_as_long_as_parent(worker, num_workers):
-    # A scheduler or Ctrl-C signals every process of a run; the main one still needs batches until
-    # it has reached the end of its step, and stops the workers then. If it is killed, it cannot.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-    def end_with_parent():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+        return WorkerStream(load_step, steps, workers, (*places.shape, *reader.shape))
+    dataset = grain.MapDataset.range(steps.start, steps.stop).map(load_step)
+    # Batches are large: loading two at a time hides the latency and bounds the memory.
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)))
 
 
 def _load_step(reader, local_rows, places, threads, step):
@@ -244,11 +221,13 @@ def _load(reader, rows, places, step, threads):
     labels = np.full(rows.shape, -1, np.int32)
 
     def load_row(i):
-        if rows[i] >= 0:
-            images[i], labels[i] = reader.read(int(rows[i]), int(step), int(places[i]))
+        try:
+            if rows[i] >= 0:
+                images[i], labels[i] = reader.read(int(rows[i]), int(step), int(places[i]))
+        except decode.UnreadableImage as error:
+            return error  # all of them are told at once
 
-    for _ in _pool(threads).map(load_row, np.ndindex(rows.shape)):
-        pass
+    decode.raise_unreadable([e for e in _pool(threads).map(load_row, np.ndindex(rows.shape)) if e])
     return images, labels
 
 

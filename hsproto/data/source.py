@@ -2,7 +2,9 @@
 
 import abc
 import dataclasses
+import os
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +19,12 @@ class Source(abc.ABC):
     Attributes:
         labels: int [N], in 0..K-1.
         class_names: K names, which the labels index.
+        labels_at_hand: whether `labels` can be had without reading the images.
     """
 
     labels: np.ndarray
     class_names: tuple[str, ...]
+    labels_at_hand = True
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -30,8 +34,25 @@ class Source(abc.ABC):
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         """Return an image, uint8 [H, W, C], and its label."""
 
-    def check(self) -> None:  # noqa: B027 - a source in memory has nothing to check
-        """Raise UserError for bad input that can be found before images are streamed."""
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of all images."""
+        return self[0][0].shape
+
+    def check(self, rows: np.ndarray | None = None) -> None:  # noqa: B027 - not for every source
+        """Raise UserError for bad input that can be found before images are streamed.
+
+        Args:
+            rows: those that matter; all by default.
+        """
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        """Yield what tells the images `rows` from others, wherever and whenever they are read.
+
+        It is for `data.fingerprint`, and as cheap as a source can make it. Here: the pixels.
+        """
+        for row in rows:
+            yield self[int(row)][0].tobytes()
 
 
 class PictureSource(Source):
@@ -68,6 +89,7 @@ class DataSpec:
     imbalance_factor: float = 1.0
     subset_seed: int = 0
     validation_share: float = 0.0
+    skip_unreadable: bool = False
 
     @property
     def side(self) -> int:
@@ -80,12 +102,17 @@ class DataSpec:
             raise UserError(
                 f"config key source={self.source!r} needs data_dir: the location of the data"
             )
-        path = pathlib.Path(self.data_dir).expanduser()
-        if not path.exists():
+        path = os.path.expanduser(self.data_dir)
+        if path.startswith("~"):
             raise UserError(
-                f"config key data_dir={self.data_dir} does not exist: give the location of the data"
+                f"config key data_dir={self.data_dir} names the home of an unknown user"
             )
-        return path
+        if not os.path.exists(path):
+            raise UserError(
+                f"config key data_dir={self.data_dir} does not exist: give the location of the "
+                "data, to train by --config.data_dir=DIR, to other commands by --data_dir=DIR"
+            )
+        return pathlib.Path(path)
 
 
 def data_spec(config: Any) -> DataSpec:

@@ -1,6 +1,6 @@
 """Parts of a source of images: some of its rows or classes, or other labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -50,8 +50,16 @@ class _Subset(Source):
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         return self._source[int(self._rows[i])][0], int(self.labels[i])
 
-    def check(self) -> None:
-        self._source.check()
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        return self._source.image_shape
+
+    def check(self, rows: np.ndarray | None = None) -> None:
+        ours = np.asarray(self._rows)
+        self._source.check(ours if rows is None else ours[rows])
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        return self._source.identity(np.asarray(self._rows)[rows])
 
 
 class _PictureSubset(_Subset, PictureSource):

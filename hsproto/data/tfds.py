@@ -2,7 +2,7 @@
 
 import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,24 @@ _SPLITS = ("train", "test", "validation")
 
 
 class TfdsSource(decode.EncodedSource):
-    """A split of a prepared TFDS data set, as squares of side `size`."""
+    """A split of a prepared TFDS data set, as squares of side `size`.
+
+    `name` is for messages; `release`, the set's full name with its version, identifies the images.
+    """
+
+    labels_at_hand = False
 
     def __init__(
-        self, records: Any, class_names: Sequence[str], size: int, channels: int, name: str
+        self,
+        records: Any,
+        class_names: Sequence[str],
+        size: int,
+        channels: int,
+        name: str,
+        release: str,
     ):
         self.class_names = tuple(class_names)
-        self._records, self._name = records, name
+        self._records, self._name, self._release = records, name, release
         self._size, self._channels = size, channels
 
     def __len__(self) -> int:
@@ -36,6 +47,10 @@ class TfdsSource(decode.EncodedSource):
                 f"{self._name}[{i}] has label {label}, outside 0..{len(self.class_names) - 1}"
             )
         return self._decode(record, i), label
+
+    def identity(self, rows: np.ndarray) -> Iterable[bytes]:
+        yield self._release.encode()
+        yield np.asarray(rows, "<i8").tobytes()
 
     def _decode(self, record, i):
         return decode.read_picture(
@@ -117,6 +132,12 @@ def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSourc
             f"TFDS set {name!r} needs the features image and {label_key}; "
             f"it has {', '.join(features)}"
         )
+    dtype = np.dtype(features["image"].np_dtype)
+    if dtype not in (np.uint8, np.uint16):  # others are stored as the bytes of their numbers
+        raise UserError(
+            f"TFDS set {name!r} holds images of {dtype}, whose black and white are unknown: "
+            "prepare it as uint8 or uint16"
+        )
     label = features[label_key].feature if multilabel else features[label_key]
     names = label.names or [str(i) for i in range(label.num_classes)]
 
@@ -128,7 +149,8 @@ def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSourc
             download=False,
             decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()),
         )
-        return kind(records, names, spec.side, spec.channels, f"{name}:{split}")
+        release = f"{builder.info.full_name}:{split}"
+        return kind(records, names, spec.side, spec.channels, f"{name}:{split}", release)
 
     try:
         opened = {split: open_split(split) for split in _SPLITS if split in known}

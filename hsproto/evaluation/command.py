@@ -10,6 +10,9 @@ from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
 from hsproto.runs import measurements
 
+# Flags that the processes of a command need not have in common.
+_EACH_ITS_OWN = ("process_id", "startup_timeout", "data_dir")
+
 
 class Results(NamedTuple):
     """What a command measured: the content of WORKDIR/NAME.json, if any, and a table to print."""
@@ -18,10 +21,25 @@ class Results(NamedTuple):
     table: str
 
 
-def make_parser(doc: str | None, name: str) -> cli.Parser:
-    """Return the parser of `hsproto NAME` with the flags that all measuring commands have."""
+def make_parser(doc: str | None, name: str, reads_data: bool = True) -> cli.Parser:
+    """Return the parser of `hsproto NAME` with the flags that all measuring commands have.
+
+    Args:
+        doc: of the command.
+        name: of the command.
+        reads_data: whether the command reads the data of the run, which may have moved.
+    """
     parser = cli.Parser(doc, prog=f"hsproto {name}")
     cli.add_run_flags(parser)
+    parser.set_defaults(run_data_dir="")
+    if reads_data:
+        parser.add_argument(
+            "--data_dir",
+            dest="run_data_dir",
+            type=cli.local_path,
+            metavar="DIR",
+            help="where the run's data are now; default: where they were",
+        )
     processes.add_flags(parser)
     return parser
 
@@ -38,17 +56,19 @@ def run(
         images: whether the command needs a run that was trained on images.
     """
     processes.join(args)
-    with processes.exit_if_process_lost():
-        opened = TrainedRun(args.workdir, args.checkpoint)
+    with processes.together():
+        flags = {key: str(value) for key, value in vars(args).items() if key not in _EACH_ITS_OWN}
+        processes.agree({"flags": flags})
+        opened = TrainedRun(args.workdir, args.checkpoint, args.run_data_dir)
         if images and opened.config.source == "features":
             raise UserError(
                 f"--workdir={args.workdir} was trained on features, and `hsproto {name}` needs a "
                 "run on images"
             )
         results = measure(opened, args)
-    if results.content is not None:
-        write_results(args.workdir, name, results.content)
-    processes.log_main(results.table)
+        if results.content is not None:
+            write_results(args.workdir, name, results.content)
+        processes.log_main(results.table)
     return 0
 
 

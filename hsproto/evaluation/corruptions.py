@@ -15,7 +15,6 @@ and its index. A corruption whose file exists is not made again.
 """
 
 import functools
-import json
 import multiprocessing
 import os
 import zlib
@@ -29,6 +28,7 @@ from hsproto.data import load as load_lib
 from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation.robustness import CORRUPTIONS, SEVERITIES
+from hsproto.runs import reading
 from hsproto.runs.files import to_json, write_atomically, write_text
 from hsproto.runs.progress import ItemProgress
 
@@ -157,10 +157,9 @@ def _write_blocks(path, blocks, count):
 
 def _check_same(path, settings):
     """Raise UserError where the folder holds images that were made with other settings."""
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return
-    with open(path) as file:
-        earlier = json.load(file)
+    earlier = reading.read_json(path, reading.Object())
     for key, value in settings.items():
         if earlier.get(key) != value:
             raise UserError(

@@ -96,18 +96,26 @@ class Evaluator:
         self._take = jax.jit(lambda x, rows: x[rows], out_shardings=whole)
 
     def evaluate(
-        self, variables: Any, snapshot_points: int = 0, poll: Callable[[], Any] = lambda: None
+        self,
+        variables: Any,
+        snapshot_points: int = 0,
+        poll: Callable[[int, int], Any] = lambda done, total: None,
     ) -> Evaluation:
         """Measure accuracy and geometry on both splits, as exact sums over their images.
 
         The classifier is the run's own or, for an encoder loss, the fixed prototypes: directions of
         the class means, over the training set, of the outputs of SCL's head. `accuracy_class_means`
         is that of the same training-free classifier, for any run. `snapshot_points` is as in
-        `measure`; `poll` is called after each batch, and may raise to end the evaluation.
+        `measure`; `poll` is called after each batch with the images that are done and all of them,
+        and may raise to end the evaluation.
         """
-        train, test = (
-            self.embed_all(variables, loader, lambda _: poll()) for loader in self._loaders
-        )
+        total, before, splits = sum(map(len, self._loaders)), 0, []
+        for loader in self._loaders:
+            splits.append(
+                self.embed_all(variables, loader, lambda done, b=before: poll(b + done, total))
+            )
+            before += len(loader)
+        train, test = splits
         weights, bias = classifier_lib.classifier(variables)
         return self.measure(
             self._config, train, test, weights, bias, snapshot_points=snapshot_points

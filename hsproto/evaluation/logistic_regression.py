@@ -57,7 +57,8 @@ class LogisticRegression:
         # the penalty takes up, changes the solution; without them L-BFGS takes many more steps.
         moments = jax.jit(_moments, out_shardings=whole)(features, self._put(where))
         self._shift, self._scale = (np.asarray(x) for x in moments)
-        standardize = jax.jit(lambda x: (x - self._shift) / self._scale, out_shardings=self._rows)
+        shift = self._shift[None, :]
+        standardize = jax.jit(lambda x: (x - shift) / self._scale, out_shardings=self._rows)
         self._features, self._targets = standardize(features), self._put(targets)
         self._evaluate = jax.jit(jax.value_and_grad(_losses, has_aux=True), out_shardings=whole)
 
@@ -122,14 +123,14 @@ class LogisticRegression:
 
 def scores(features: jax.Array, solution: Solution) -> jax.Array:
     """Return features @ weights.T + bias, float32 [B, K]."""
-    return matmul(features, solution.weights.T) + solution.bias
+    return matmul(features, solution.weights.T) + solution.bias[None, :]
 
 
 def _moments(features, where):
     """The rows' mean [D], and the root mean square of what is left."""
     count, where = jnp.sum(where), where[:, None]
     mean = jnp.sum(jnp.where(where, features, 0.0), axis=0) / count
-    squares = jnp.where(where, jnp.square(features - mean), 0.0)
+    squares = jnp.where(where, jnp.square(features - mean[None, :]), 0.0)
     scale = jnp.sqrt(jnp.sum(squares) / (count * features.shape[1]))
     return mean, jnp.where(scale > 0, scale, 1.0)
 
@@ -137,9 +138,9 @@ def _moments(features, where):
 def _losses(params, features, targets, where):
     """(sum, one by one [N]) of the rows' losses, without penalty."""
     weights, bias = params
-    logits = matmul(features, weights.T) + bias
+    logits = matmul(features, weights.T) + bias[None, :]
     if targets.ndim == 1:
-        own = targets[:, None] == jnp.arange(weights.shape[0])
+        own = targets[:, None] == jnp.arange(weights.shape[0])[None, :]
         margins = logits - jnp.sum(jnp.where(own, logits, 0.0), axis=1, keepdims=True)
         # log(1 + Σ exp) of the other classes keeps its digits where the loss is nearly 0, and so
         # does its derivative; the logsumexp of all less the own logit loses them.

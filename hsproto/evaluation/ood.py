@@ -28,12 +28,12 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from hsproto import prototypes
-from hsproto.data import arrays, decode, folder
+from hsproto import cli, npz, prototypes
+from hsproto.data import arrays, decode, folder, listing
 from hsproto.data import features as feature_files
 from hsproto.data import load as load_lib
 from hsproto.data.source import DataSpec, Source, data_spec
-from hsproto.errors import UserError, one_line
+from hsproto.errors import UserError
 from hsproto.evaluation import command
 from hsproto.evaluation.evaluator import Embedded
 from hsproto.evaluation.neighbors import kth_cosine
@@ -103,7 +103,7 @@ def read_other(location: str, config: Any) -> Source:
         spec = DataSpec(source="tfds", dataset=dataset, image_size=side, channels=channels)
         return load_lib.read_splits(spec).test
     if os.path.isdir(location):
-        paths = folder.image_files(location)
+        paths = listing.image_files(location)
         if not paths:
             raise UserError(f"--other={location} holds no image")
         return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), side, channels)
@@ -124,15 +124,10 @@ def format_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def _read_npz(path, side, channels):
-    if not zipfile.is_zipfile(path):
+    if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise UserError(f"--other={path} is neither a folder of images nor an npz file")
-    try:
-        with np.load(path) as file:
-            key = next((key for key in ("test_images", "images") if key in file), None)
-            images = file[key] if key else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = one_line(error)
-        raise UserError(f"--other={path} cannot be read as an npz file ({reason})") from error
+    found = npz.read(path, (), optional=("test_images", "images"))
+    images = next(iter(found.values()), None)
     if images is None:
         raise UserError(f"--other={path} holds neither test_images nor images")
     gray = images.ndim == 3 or images.shape[-1] == 1
@@ -166,7 +161,12 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
 def main(argv: list[str]) -> int:
     parser = command.make_parser(__doc__, "ood")
     parser.add_argument(
-        "--other", required=True, nargs="+", metavar="SET", help="npz, folder, tfds:"
+        "--other",
+        type=cli.local_path,
+        required=True,
+        nargs="+",
+        metavar="SET",
+        help="npz, folder, tfds:",
     )
     parser.add_argument("--k", type=int, default=50, help="of knn (default 50)")
     return command.run("ood", parser.parse_args(argv), measure)

@@ -132,6 +132,7 @@ def retrieve(run: TrainedRun, args: Any) -> command.Results:
                 f"--labels=original: {args.workdir} has no groups of classes (class_groups is "
                 "empty), leave it out"
             )
+        _ = run.splits  # which checks that the data are the run's
         embedded = run.embed(with_original_labels(run.config))
     else:
         embedded = run.test

@@ -18,7 +18,6 @@ and checkpoint is not measured again, so a run that was stopped resumes.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +28,8 @@ import numpy as np
 from hsproto import cli
 from hsproto.data import arrays
 from hsproto.data.decode import center_square
-from hsproto.data.folder import FolderSource, class_folders, folder_source
+from hsproto.data.folder import FolderSource, folder_source
+from hsproto.data.listing import class_folders
 from hsproto.data.source import Source, data_spec
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation import command
@@ -245,16 +245,6 @@ def _read_array(path):
         raise UserError(f"{path} cannot be read as an npy file ({one_line(error)})") from error
 
 
-def _read_results(path):
-    """The content of a robustness.json; empty where there is none that can be read."""
-    try:
-        with open(path) as file:
-            results = json.load(file)
-    except (OSError, ValueError):
-        return {}
-    return results if isinstance(results, dict) else {}
-
-
 def _select_corruptions(argument, available):
     """The corruptions to measure: those of the argument, else the standard ones of the set."""
     if not argument:
@@ -273,7 +263,7 @@ def measure(run: TrainedRun, args: Any) -> command.Results:
     class_names = run.splits.train.class_names
     corrupted = CorruptedSet(args.corrupted, run.config, class_names, args.layout)
     names = _select_corruptions(args.corruptions, corrupted.names)
-    results = _read_results(measurements.path(args.workdir, "robustness"))
+    results = measurements.read(args.workdir, "robustness") or {}
     key = os.path.abspath(args.corrupted)
     earlier = results.get(key, {})
     errors = earlier.get("errors", {}) if earlier.get("step") == run.step else {}

@@ -1,5 +1,6 @@
 """A finished run as a classifier: its data, the features of any images, and the logits it gives."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -9,16 +10,19 @@ from jax.sharding import Mesh
 
 from hsproto import config as config_lib
 from hsproto import prototypes
+from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader
-from hsproto.data.source import Source, Splits
+from hsproto.data.source import Source, Splits, data_spec
 from hsproto.errors import UserError
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.parallel.processes import log_main
 from hsproto.runs import config_file
 from hsproto.runs.progress import ItemProgress
-from hsproto.training.checkpoint import Checkpoints
+from hsproto.training import known_data, memory
+from hsproto.training.checkpoint import CONFIG, Checkpoints
 from hsproto.training.state import TrainState, abstract
 
 
@@ -26,15 +30,17 @@ class TrainedRun:
     """One state of a run, opened. Splits are read, and embedded, when they are first asked for.
 
     Attributes:
-        config: the resolved config.
+        config: the resolved config; its `data_dir` is the one given here, if one is.
         step: of the state.
         variables: the encoder's, and where it has one the classifier's.
         mesh: over all devices.
     """
 
-    def __init__(self, workdir: str, checkpoint: int | None = None):
+    def __init__(self, workdir: str, checkpoint: int | None = None, data_dir: str = ""):
         self.mesh = mesh_lib.make_mesh()
+        self._workdir = workdir
         self.config, state, self.step = load_state(workdir, self.mesh, checkpoint)
+        self.config.data_dir = data_dir or self.config.data_dir
         config_lib.validate(self.config)
         mesh_lib.check_divisible("eval_batch_size", self.config.eval_batch_size, self.mesh)
         self.variables = state.variables
@@ -43,18 +49,28 @@ class TrainedRun:
 
     @functools.cached_property
     def splits(self) -> Splits:
-        """The training and the test source."""
-        return load_lib.load_splits(self.config)
+        """The training and the test source. UserError if they are not those of the run."""
+        spec = data_spec(self.config)
+        # Compared below, where other classes are named and not only counted.
+        splits = load_lib.read_splits(dataclasses.replace(spec, num_classes=0))
+        now = fingerprint_lib.fingerprint(splits)
+        way_out = "restore the data, or give by --data_dir=DIR where they are now"
+        known_data.check(self._workdir, now, way_out, self.step)
+        load_lib.check_num_classes(spec, splits)
+        return splits
 
     @functools.cached_property
     def train(self) -> Embedded:
         """The embedded training set."""
-        return self.embed(self.splits.train)
+        return self._embed_split("training", self.splits.train)
 
     @functools.cached_property
     def test(self) -> Embedded:
         """The embedded test set."""
-        return self.embed(self.splits.test)
+        return self._embed_split("test", self.splits.test)
+
+    def _embed_split(self, name, source):
+        return self.embed(source, ItemProgress(len(source), log_main, f"{name} images"))
 
     @functools.cached_property
     def _classifier(self):
@@ -123,8 +139,27 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
         abstract(config, mesh),
     )
+    memory.check(config, state, mesh)
     with Checkpoints(workdir) as checkpoints:
+        _check_config(workdir, config, checkpoints.metadata(step).get(CONFIG))
         restored = checkpoints.restore(state, step)
     if restored is None:
         raise UserError(f"--workdir={workdir}: the run has no checkpoint yet")
     return config, *restored
+
+
+def _check_config(workdir, config, trained_with):
+    """Raise UserError if config.json is not what the checkpoint was trained with."""
+    if not isinstance(trained_with, dict):  # a checkpoint of the first version
+        return
+    values = config_lib.to_values(config)
+    changed = [
+        f"{key}={values.get(key)!r} there, {value!r} in the checkpoint"
+        for key, value in sorted(trained_with.items())
+        if key not in config_lib.OPERATIONAL and values.get(key) != value
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir}/{config_file.NAME} is not that of the run's checkpoint "
+            f"({'; '.join(changed)}): restore it"
+        )

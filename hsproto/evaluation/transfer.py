@@ -20,7 +20,6 @@ separate the classes within a group (`hsproto.data.class_lists`).
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from hsproto import cli
 from hsproto import config as config_lib
 from hsproto.data import decode, folder
 from hsproto.data import load as load_lib
@@ -241,16 +241,20 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> float:
 
     AP = 1/11 Σ_r max precision where recall >= r, over r = 0, 0.1 ... 1.
 
+    Images of equal score are taken together, as no threshold divides them.
+
     Args:
         scores: [N], of any order.
         targets: [N] of 1, 0, or -1 where an image does not count. Without a 1, AP is NaN.
     """
-    order = np.argsort(-scores, kind="stable")
-    positive = targets[order][targets[order] >= 0] == 1
+    counted = targets >= 0
+    scores, positive = scores[counted], targets[counted] == 1
     if not positive.any():
         return math.nan
-    hits = np.cumsum(positive)
-    precision = hits / np.arange(1, len(hits) + 1)
+    order = np.argsort(-scores, kind="stable")
+    last_of_equal = np.append(np.diff(scores[order]) != 0, True)
+    hits = np.cumsum(positive[order])[last_of_equal]
+    precision = hits / np.arange(1, len(order) + 1)[last_of_equal]
     # Recall in whole tenths: 3 of 10 are a recall of 0.3, whatever floating point makes of that.
     best = [precision[10 * hits >= tenth * hits[-1]].max() for tenth in range(11)]
     return float(np.mean(best))
@@ -281,27 +285,21 @@ def _cells(values):
     return "".join(f"{'-' if v is None else format(100 * v, '.2f'):>11}" for v in values)
 
 
-def _read_earlier(path):
-    if not os.path.isfile(path):
-        return {}
-    with open(path) as file:
-        try:
-            return json.load(file)["datasets"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): remove it") from None
+# What a finished set has.
+_RESULT = {*METRICS, "penalty", "penalties", "train_images", "test_images", "converged"}
 
 
 def transfer(run: TrainedRun, args: Any) -> command.Results:
     """Transfer a run to the data sets of the flags, but for those that are finished."""
-    earlier = _read_earlier(measurements.path(args.workdir, "transfer"))
+    earlier = (measurements.read(args.workdir, "transfer") or {}).get("datasets", {})
     # All are opened before any is worked on, so that what is missing is reported at once.
     pending, results = {}, {}
     for name in filter(None, args.datasets.split(",")):
         metric = args.metric or DATASETS.get(name, "accuracy")
         protocol = {"step": run.step, "source": args.source, "data_dir": args.data_dir}
         protocol |= {"metric": metric, "number_of_penalties": args.penalties}
-        results[name] = earlier.get(name)
-        if not results[name] or results[name]["protocol"] != protocol:
+        results[name] = earlier.get(name, {})
+        if results[name].get("protocol") != protocol or not _RESULT <= set(results[name]):
             parts = open_set(run.config, name, args.source, args.data_dir, metric)
             pending[name] = parts, protocol
     for number, (name, (parts, protocol)) in enumerate(pending.items(), start=1):
@@ -315,13 +313,15 @@ def transfer(run: TrainedRun, args: Any) -> command.Results:
 
 
 def main(argv: list[str]) -> int:
-    parser = command.make_parser(__doc__, "transfer")
+    parser = command.make_parser(__doc__, "transfer", reads_data=False)
     parser.add_argument("--datasets", default=",".join(DATASETS), help="default: the paper's eight")
     parser.add_argument(
         "--source", default="tfds", choices=("tfds", "folder", "arrays", "digits"),
         help="how the sets are stored; default: tfds",
     )  # fmt: skip
-    parser.add_argument("--data_dir", default="", help="location of the data, as in a config")
+    parser.add_argument(
+        "--data_dir", type=cli.local_path, default="", help="location of the sets, as in a config"
+    )
     parser.add_argument("--metric", choices=METRICS, help="of other sets; default: accuracy")
     parser.add_argument("--penalties", type=int, default=45, help="how many; default: 45")
     args = parser.parse_args(argv)

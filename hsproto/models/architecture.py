@@ -15,7 +15,8 @@ RESNETS = {
 VITS = {"vit_s": dict(dim=384, num_heads=6), "vit_b": dict(dim=768, num_heads=12)}
 # Channels of the four layers, divided by `width`.
 CONVNETS = {"convnet": (1, 1, 1, 1), "convnet_wide": (1, 1, 1, 4)}
-BACKBONES = (*RESNETS, *VITS, *CONVNETS, "features")
+EFFICIENTNETS = {"efficientnet_lite0": 1280}  # features
+BACKBONES = (*RESNETS, *VITS, *EFFICIENTNETS, *CONVNETS, "features")
 STEMS = ("cifar", "imagenet")
 EMBEDDINGS = ("pooled", "signed", "signed_bn")
 PROJECTIONS = ("none", "linear", "mlp")
@@ -30,6 +31,8 @@ def feature_dim(config: Any) -> int:
         return int(config.hidden_layers[-1]) if config.hidden_layers else config.channels
     if config.backbone in VITS:
         return VITS[config.backbone]["dim"]
+    if config.backbone in EFFICIENTNETS:
+        return EFFICIENTNETS[config.backbone]
     if config.backbone in CONVNETS:
         return config.width * CONVNETS[config.backbone][-1]
     return config.width * (8 if RESNETS[config.backbone][0] == "basic" else 32)

@@ -23,7 +23,7 @@ def predict(
         return prototypes.predict(features, weights)
     else:
         logits = prototypes.logits(features, weights, temperature=config.temperature)
-    return jnp.argmax(logits if bias is None else logits + bias, axis=1)
+    return jnp.argmax(logits if bias is None else logits + bias[None, :], axis=1)
 
 
 def classifier(variables: dict) -> tuple[jax.Array | None, jax.Array | None]:
@@ -43,7 +43,7 @@ def logits(
     """
     if config.loss == "cross_entropy":
         products = matmul(features, weights.T)
-        return products if bias is None else products + bias
+        return products if bias is None else products + bias[None, :]
     return prototypes.logits(features, weights, temperature=config.temperature)
 
 

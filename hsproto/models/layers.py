@@ -26,6 +26,8 @@ def initializer(distribution: Callable, scale: Callable[..., float]) -> Callable
 _normal, _uniform = jax.random.normal, functools.partial(jax.random.uniform, minval=-1.0)
 # torch: kaiming_normal_(mode="fan_out", nonlinearity="relu"), which does not truncate.
 conv_init = initializer(_normal, lambda height, width, _, out: (2 / (height * width * out)) ** 0.5)
+# A depthwise kernel [k, k, 1, C] has k·k outgoing weights per channel.
+depthwise_init = initializer(_normal, lambda height, width, *_: (2 / (height * width)) ** 0.5)
 # torch: nn.Linear's default, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), for weights and bias.
 linear_init = initializer(_uniform, lambda fan_in, _: fan_in**-0.5)
 prototypes_init = initializer(_uniform, lambda _, fan_in: fan_in**-0.5)
@@ -68,7 +70,9 @@ def conv(channels: int, size: int, stride: int, dtype: Any, name: str) -> nn.Mod
     )
 
 
-def batch_norm(train: bool, dtype: Any, name: str, groups: int = 1) -> nn.Module:
+def batch_norm(
+    train: bool, dtype: Any, name: str, groups: int = 1, epsilon: float = 1e-5
+) -> nn.Module:
     """Return a BatchNorm; all those of the package are made here.
 
     flax's momentum 0.9 is torch's 0.1. flax averages the biased variance of the batch, torch the
@@ -76,7 +80,9 @@ def batch_norm(train: bool, dtype: Any, name: str, groups: int = 1) -> nn.Module
     a batch sharded over a mesh, the statistics are those of the global batch, or of `groups` groups
     of consecutive rows.
     """
-    kwargs = dict(use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+    kwargs = dict(
+        use_running_average=not train, momentum=0.9, epsilon=epsilon, dtype=dtype, name=name
+    )
     return nn.BatchNorm(**kwargs) if groups == 1 else GroupedBatchNorm(groups=groups, **kwargs)
 
 

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 
 from hsproto.core.simplex import simplex_etf
 from hsproto.methods import LOSS_HEADS
-from hsproto.models.architecture import CONVNETS, RESNETS, VITS, validate
+from hsproto.models.architecture import CONVNETS, EFFICIENTNETS, RESNETS, VITS, validate
 from hsproto.models.convnets import ConvNet, ResNet
+from hsproto.models.efficientnet import EfficientNetLite
 from hsproto.models.features import FeatureLayers
 from hsproto.models.layers import DTYPES, batch_norm, bias_init, linear, prototypes_init
 from hsproto.models.vit import VisionTransformer
@@ -80,10 +81,10 @@ class Model(nn.Module):
 def build(config: Any, num_classes: int) -> Model:
     """Return the model that `config` describes, for `num_classes` classes.
 
-    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, convnet, or convnet_wide, whose last layer
-      has 4 `width` channels. `width` (channels of the first stage) is for ResNets and convnets,
-      `stem` for ResNets, `patch_size` for ViTs. "features" are what another network made of images,
-      float [B, 1, 1, D], passed through `hidden_layers`.
+    - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, efficientnet_lite0, convnet, or
+      convnet_wide, whose last layer has 4 `width` channels. `width` (channels of the first stage)
+      is for ResNets and convnets, `stem` for ResNets, `patch_size` for ViTs. "features" are what
+      another network made of images, float [B, 1, 1, D], passed through `hidden_layers`.
     - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
       class token). "signed" adds a linear layer to `embedding_dim` dimensions (0: those of the
       backbone), "signed_bn" a BatchNorm. Non-negative features, such as the pooled ones of ResNets
@@ -108,6 +109,8 @@ def build(config: Any, num_classes: int) -> Model:
         backbone = FeatureLayers(tuple(map(int, config.hidden_layers)))
     elif config.backbone in VITS:
         backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
+    elif config.backbone in EFFICIENTNETS:
+        backbone = EfficientNetLite(dtype, groups)
     else:
         channels = tuple(config.width * factor for factor in CONVNETS[config.backbone])
         backbone = ConvNet(channels, dtype, groups)

@@ -16,6 +16,7 @@ it. Thresholds:
 
 Prints a table of shares in per cent, "-" if a metric never converges and "<" if it has converged by
 the first evaluation; with --out all results go to DIR/convergence.json and DIR/convergence.csv.
+Runs that are damaged or of a newer version are left out, with the reason.
 """
 
 import math
@@ -32,11 +33,12 @@ from hsproto import config as config_lib
 from hsproto.errors import UserError
 from hsproto.metrics import CONVERGENCE, METRICS
 from hsproto.models import architecture
+from hsproto.reporting import left_out as left_out_lib
 from hsproto.reporting.table import csv_text
-from hsproto.runs import files
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.files import to_json, write_text
 from hsproto.runs.metrics_log import read_metrics
+from hsproto.runs.reading import Unreadable, is_number
 from hsproto.runs.run import Run
 
 DECAY, TOLERANCE = 0.5, 0.01
@@ -74,7 +76,6 @@ def stays_from(
 
 def sizes(config: Mapping[str, Any]) -> tuple[int, int, float]:
     """Return the number of classes, the dimensions and the images per class of a run's config."""
-    # Not config.from_json: keys of a newer version do no harm here.
     settings = SimpleNamespace(**config_lib.with_defaults(config))
     classes = settings.num_classes
     return classes, architecture.output_dim(settings), settings.num_examples / max(classes, 1)
@@ -103,11 +104,7 @@ def series(records: Sequence[Mapping[str, Any]], measure: str) -> tuple[np.ndarr
         measure: The metric's name.
     """
     key = f"train/{measure}"
-    points = {
-        r["step"]: r[key]
-        for r in records
-        if files.is_number(r.get(key)) and math.isfinite(r[key]) and files.is_number(r["step"])
-    }
+    points = {r["step"]: r[key] for r in records if is_number(r.get(key)) and is_number(r["step"])}
     steps = sorted(points)
     return np.array(steps), np.array([points[step] for step in steps], float)
 
@@ -153,12 +150,9 @@ def converged(
 def to_collapse(run: Run) -> dict[str, dict[str, Any]]:
     """Return what `converged` gives of a finished run at 95 % of collapse.
 
-    {} of a run that is not finished, or whose network or classes are not known.
+    {} of a run that is not finished, or whose classes are not known.
     """
-    try:
-        classes, dim, images = sizes(run.config)
-    except (AttributeError, KeyError):
-        return {}
+    classes, dim, images = sizes(run.config)
     if run.summary is None or classes < 1:
         return {}
     return converged(run.records, run.summary["step"], collapse_thresholds(classes, dim, images))
@@ -191,18 +185,19 @@ def _cell(result):
     return f"{'<' if result['by_first'] else ''}{result['share']:.1f}"
 
 
-def to_csv(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return one line per run, threshold and measure."""
+def to_csv(
+    results: Mapping[str, Mapping[str, Any]], left_out: Mapping[str, str] | None = None
+) -> str:
+    """Return one line per run, threshold and measure, and one per run of {left out: reason}."""
     columns = ("run", "to", "measure", "threshold", "step", "share_percent", "by_first")
-    return csv_text(
-        columns,
-        (
-            (name, kind, measure, *result.values())
-            for name, kinds in results.items()
-            for kind, measures in kinds.items()
-            for measure, result in measures.items()
-        ),
-    )
+    rows = [
+        (name, kind, measure, *result.values())
+        for name, kinds in results.items()
+        for kind, measures in kinds.items()
+        for measure, result in measures.items()
+    ]
+    unread = [(name, f"left out: {why}", *[None] * 5) for name, why in (left_out or {}).items()]
+    return csv_text(columns, rows + unread)
 
 
 def analyze(
@@ -214,6 +209,7 @@ def analyze(
     """Return {workdir: {kind of threshold: what `converged` gives}} of finished runs.
 
     Raises:
+        Unreadable: A run is damaged or of a newer version.
         UserError: A run is not finished or was never evaluated, or the baseline was trained on
             other data or classes.
     """
@@ -277,12 +273,18 @@ def main(argv):
     for key in ("decay", "tolerance"):
         if not 0 <= getattr(args, key) < 1:
             parser.error(f"--{key}={getattr(args, key)} must be at least 0 and below 1")
-    results = analyze(args.workdirs, args.baseline, args.decay, args.tolerance)
-    print(format_table(results))
+    results, left_out = {}, {}
+    for workdir in args.workdirs:
+        try:
+            results |= analyze([workdir], args.baseline, args.decay, args.tolerance)
+        except Unreadable as error:
+            left_out[workdir] = str(error)
+    left_out_lib.check_some(results, left_out)
+    print(format_table(results), *left_out_lib.remarks(left_out), sep="\n")
     if args.out:
         cli.make_output_folder(args.out)
         options = {k: getattr(args, k) for k in ("baseline", "decay", "tolerance")}
-        content = to_json({"options": options, "runs": results}, indent=1)
+        content = to_json({"options": options, "runs": results, "left_out": left_out}, indent=1)
         write_text(os.path.join(args.out, "convergence.json"), content)
-        write_text(os.path.join(args.out, "convergence.csv"), to_csv(results))
+        write_text(os.path.join(args.out, "convergence.csv"), to_csv(results, left_out))
     return 0

@@ -42,6 +42,8 @@ def paper_set(run: Run) -> str | None:
     if run.config.get("source") == "features":  # of another network, whatever they are called
         return None
     name = run.config["dataset"]
+    if run_lib.settings(run)["source"] == "digits":  # whatever the run calls them
+        return None
     if run.config.get("class_list", "").startswith("imagenet100"):
         name = "imagenet100"
     classes = paper_results.CLASSES.get(name)

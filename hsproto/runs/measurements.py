@@ -1,41 +1,64 @@
 """What commands measure of a run, `probe.json`, `transfer.json`, ...: written and read here."""
 
 import os
+from typing import Any
 
-from hsproto.runs.files import check_all, is_number, read_json, to_json, write_text
+from hsproto.runs import reading
+from hsproto.runs.files import to_json, write_text
+from hsproto.runs.reading import FLAG, LABEL, MEASURE, NUMBER, SOME_NUMBERS, TEXT, WHOLE, Object
 
-# The commands, whose file is COMMAND.json, each with the places in it that hold objects and those
-# that hold numbers; * is any key.
-_OBJECTS = {
-    "probe": [f"{m}{part}" for m in ("fp", "lp", "nlp", "cached_lp")
-              for part in ("", "/test", "/train")],
-    "transfer": ["datasets", "datasets/*", "datasets/*/protocol"],
-    "robustness": ["*"],
-    "ood": ["others", "others/*", "others/*/max_cosine", "others/*/energy", "others/*/knn"],
-    "calibration": ["before", "after"],
-    "retrieval": ["test"],
-}  # fmt: skip
-_NUMBERS = {
-    "probe": [
-        "step", *(f"*/{key}" for key in ("passes", "seconds")), "*/test/accuracy", "*/train/*",
-    ],
-    "transfer": [
-        f"datasets/*/{key}"
-        for key in ("protocol/step", "accuracy", "average_precision", "accuracy_per_class")
-    ],
-    "robustness": [f"*/{key}" for key in ("step", "clean_error", "mean_error", "mce")],
-    "ood": ["step", "others/*/*/auroc", "others/*/*/fpr95"],
-    "calibration": [
-        "step", "accuracy", "fitted_temperature",
-        *(f"{part}/{key}" for part in ("before", "after") for key in ("ece", "nll")),
-    ],
-    "retrieval": [
-        f"{part}{key}"
-        for part in ("", "test/")
-        for key in ("step", "map@r", *(f"recall@{k}" for k in (1, 2, 4, 8)))
-    ],
-}  # fmt: skip
-COMMANDS = tuple(_OBJECTS)
+_MEASURES = Object(others=MEASURE)
+_PROBE = Object({"passes": MEASURE, "seconds": MEASURE, "test": _MEASURES, "train": _MEASURES})
+_TRANSFER = Object(
+    {
+        "protocol": Object({"step": WHOLE}),
+        "train_images": WHOLE,
+        "test_images": WHOLE,
+        "penalty": NUMBER,
+        "penalties": SOME_NUMBERS,
+        "converged": FLAG,
+        **dict.fromkeys(("accuracy", "accuracy_per_class", "average_precision"), MEASURE),
+    }
+)
+_ROBUSTNESS = Object(
+    {
+        "step": WHOLE,
+        "layout": TEXT,
+        "generated": FLAG,
+        "counted": WHOLE,
+        "errors": Object(others=SOME_NUMBERS),
+        **dict.fromkeys(("clean_error", "mean_error", "mce"), MEASURE),
+    }
+)
+_CALIBRATED = Object({"ece": MEASURE, "nll": MEASURE})
+# The commands, whose file is COMMAND.json, and what that holds.
+_SCHEMAS = {
+    "probe": Object(
+        {"step": WHOLE, **dict.fromkeys(("fp", "lp", "nlp", "cached_lp"), _PROBE)},
+    ),
+    "transfer": Object({"datasets": Object(others=_TRANSFER)}),
+    "robustness": Object(others=_ROBUSTNESS),
+    "ood": Object({"step": WHOLE, "k": LABEL, "others": Object(others=Object(others=_MEASURES))}),
+    "calibration": Object(
+        {
+            "step": WHOLE,
+            "bins": LABEL,
+            "fit_share": LABEL,
+            "accuracy": MEASURE,
+            "fitted_temperature": MEASURE,
+            "before": _CALIBRATED,
+            "after": _CALIBRATED,
+        }
+    ),
+    "retrieval": Object(
+        {
+            "step": WHOLE,
+            **dict.fromkeys(("labels", "features", "images"), LABEL),
+            **dict.fromkeys(("map@r", *(f"recall@{k}" for k in (1, 2, 4, 8))), MEASURE),
+        }
+    ),
+}
+COMMANDS = tuple(_SCHEMAS)
 
 
 def write(workdir: str, command: str, values: dict) -> None:
@@ -43,21 +66,19 @@ def write(workdir: str, command: str, values: dict) -> None:
     write_text(path(workdir, command), to_json(values, indent=1))
 
 
-def read(workdir: str, command: str) -> dict | None:
+def read(workdir: str, command: str) -> dict[str, Any] | None:
     """Return what `command` has measured, or None if it has not been run.
 
     Raises:
-        UserError: If the file is damaged.
+        Unreadable: The file is damaged or cannot be opened.
     """
     file = path(workdir, command)
-    if not os.path.isfile(file):
+    if not os.path.lexists(file):
         return None
-    values = read_json(file)
-    for place in _OBJECTS[command]:
-        check_all(file, values, place, lambda value: isinstance(value, dict))
-    for place in _NUMBERS[command]:
-        check_all(file, values, place, lambda value: value is None or is_number(value))
-    return values
+    try:
+        return reading.read_json(file, _SCHEMAS[command])
+    except reading.Unreadable as error:
+        raise reading.Unreadable(f"{error}: remove it, and measure again") from None
 
 
 def path(workdir: str, command: str) -> str:

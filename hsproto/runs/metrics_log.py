@@ -1,12 +1,12 @@
 """metrics.jsonl and TensorBoard events: written and read here."""
 
 import importlib.util
-import json
 import math
 import os
 from typing import Any
 
 from hsproto.errors import UserError, one_line
+from hsproto.runs import reading
 from hsproto.runs.files import to_json, write_text
 from hsproto.runs.storage import Complaints, persist
 
@@ -14,21 +14,28 @@ from hsproto.runs.storage import Complaints, persist
 def parse_metrics(path: str | os.PathLike) -> tuple[list[dict], int]:
     """Return the objects of a metrics.jsonl, one per line, and the number of broken lines.
 
-    A run that is killed as it writes leaves a broken line. A missing file has no lines.
+    A run that is killed as it writes leaves a broken line. A missing file has no lines. Values that
+    are not numbers are None.
+
+    Raises:
+        Unreadable: The file cannot be opened.
     """
-    records, broken = [], 0
-    if os.path.exists(path):
-        with open(path, errors="replace") as file:
-            for line in file:
-                try:
-                    record = json.loads(line)
-                except ValueError:
-                    record = None
-                if isinstance(record, dict) and "step" in record:
-                    records.append(record)
-                else:
-                    broken += 1
-    return records, broken
+    if not os.path.lexists(path):
+        return [], 0
+    lines = reading.read_bytes(path).splitlines()
+    records = [record for record in map(_parse_line, lines) if record is not None]
+    return records, len(lines) - len(records)
+
+
+def _parse_line(line):
+    """The object in a line with its step, a whole number; None if the line is broken."""
+    try:
+        record = reading.parse_json(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or not reading.COUNT.holds(record.get("step")):
+        return None
+    return {key: value if reading.is_number(value) else None for key, value in record.items()}
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict]:

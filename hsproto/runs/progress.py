@@ -56,7 +56,7 @@ class Progress:
 class ItemProgress:
     """Now and then a line with how many items are done, and the time left at the pace so far.
 
-    With `seconds_between` 0 there is a line for every item.
+    With `seconds_between` 0 there is a line for every item. `start` items were done before.
     """
 
     def __init__(
@@ -65,8 +65,10 @@ class ItemProgress:
         log: Callable[[str], None],
         items: str = "",
         seconds_between: float = 5.0,
+        start: int = 0,
     ):
         self._total, self._log, self._between = total, log, seconds_between
+        self._before = start
         self._items = f" {items}" if items else ""
         self._start = self._printed = time.perf_counter()
 
@@ -75,7 +77,7 @@ class ItemProgress:
         now = time.perf_counter()
         if now - self._printed >= self._between:
             self._printed = now
-            left = (now - self._start) / done * (self._total - done)
+            left = (now - self._start) / (done - self._before) * (self._total - done)
             prefix = f"{text}  " if text else ""
             self._log(f"{prefix}{done}/{self._total}{self._items}  ETA {duration(left)}")
 

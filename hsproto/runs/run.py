@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from hsproto import config as config_lib
 from hsproto.errors import UserError
 from hsproto.runs import config_file, measurements
-from hsproto.runs.files import is_number, is_type
 from hsproto.runs.metrics_log import parse_metrics
-from hsproto.runs.summary import read_summary
+from hsproto.runs.reading import Unreadable
+from hsproto.runs.summary import has_prototypes, read_prototypes, read_summary
 
 
 class Run(NamedTuple):
@@ -38,31 +38,55 @@ class Run(NamedTuple):
     measured: dict[str, dict]
 
 
+class Runs(NamedTuple):
+    """The runs in some paths.
+
+    Attributes:
+        runs: Those that can be read.
+        left_out: {name: reason} of the others, which are damaged or of a newer version.
+    """
+
+    runs: list[Run]
+    left_out: dict[str, str]
+
+
 def find(paths: Iterable[str]) -> list[str]:
     """Return the workdirs that `paths` are or contain at any depth, in order, without duplicates.
+
+    Folders that cannot be opened, which might be or contain some, are among them.
 
     Raises:
         UserError: If a path contains none.
     """
     workdirs = []
     for path in paths:
-        inside = [path]
-        if not config_file.exists(path):
-            inside = sorted(folder for folder, *_ in os.walk(path) if config_file.exists(folder))
+        inside = [path] if config_file.exists(path) else _find_inside(path)
         if not inside:
             raise UserError(f"{path}: no run there (no {config_file.NAME})")
         workdirs += [workdir for workdir in inside if workdir not in workdirs]
     return workdirs
 
 
-def read(paths: Iterable[str]) -> list[Run]:
+def _find_inside(path):
+    closed = []
+    walk = os.walk(path, onerror=lambda error: closed.append(error.filename))
+    return sorted([folder for folder, *_ in walk if config_file.exists(folder)] + closed)
+
+
+def read(paths: Iterable[str]) -> Runs:
     """Return the runs in `paths` (see `find`), named by the part in which their paths differ.
 
     Raises:
-        UserError: If a path contains none, or a file is damaged.
+        UserError: If a path contains none.
     """
     workdirs = find(paths)
-    return [_read(*pair) for pair in zip(_names(workdirs), workdirs, strict=True)]
+    runs, left_out = [], {}
+    for name, workdir in zip(_names(workdirs), workdirs, strict=True):
+        try:
+            runs.append(_read(name, workdir))
+        except Unreadable as error:
+            left_out[name] = str(error)
+    return Runs(runs, left_out)
 
 
 def settings(run: Run) -> dict[str, Any]:
@@ -76,26 +100,39 @@ def settings(run: Run) -> dict[str, Any]:
 
 
 def _read(name, workdir):
+    config = config_file.read_values(workdir)
     summary = None
-    if os.path.isfile(os.path.join(workdir, "summary.json")):
+    if os.path.lexists(os.path.join(workdir, "summary.json")):
         summary = read_summary(workdir)
-    parsed, broken = parse_metrics(os.path.join(workdir, "metrics.jsonl"))
-    records = [_numbers(record) for record in parsed if is_type(record["step"], int)]
+        _check_same_run(workdir, config, summary["config"])
+    if has_prototypes(workdir):
+        classes = len(read_prototypes(workdir)["class_names"])
+        if classes != config["num_classes"]:
+            raise Unreadable(
+                f"{workdir}: prototypes.npz has {classes} classes, config.json "
+                f"{config['num_classes']}"
+            )
+    records, broken = parse_metrics(os.path.join(workdir, "metrics.jsonl"))
     measured = {name: measurements.read(workdir, name) for name in measurements.COMMANDS}
     return Run(
         name=name,
         workdir=workdir,
-        config=config_file.read_values(workdir),
+        config=config,
         summary=summary,
         records=records,
-        broken_lines=broken + len(parsed) - len(records),
+        broken_lines=broken,
         measured={name: values for name, values in measured.items() if values is not None},
     )
 
 
-def _numbers(record):
-    """A record of metrics.jsonl with None for values that are not numbers."""
-    return {key: value if is_number(value) else None for key, value in record.items()}
+def _check_same_run(workdir, config, of_summary):
+    """Tables take what they show of a run from either file."""
+    for key in ("dataset", "loss", "num_classes"):
+        if config[key] != of_summary[key]:
+            raise Unreadable(
+                f"{workdir}: config.json and summary.json are of different runs ({key}="
+                f"{config[key]!r} and {of_summary[key]!r})"
+            )
 
 
 def _names(workdirs):

@@ -26,7 +26,6 @@ for the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. Writing it takes 2 
 
 import os
 import re
-import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +34,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from hsproto.errors import one_line
+from hsproto.runs import reading
 from hsproto.runs.files import write_npz
 from hsproto.runs.storage import Complaints
 
@@ -157,7 +157,28 @@ def step_files(workdir: str) -> list[tuple[int, str]]:
 
 def read_points(workdir: str) -> dict[str, np.ndarray] | None:
     """Return the arrays of points.npz, or None if it is missing or damaged."""
-    return load(os.path.join(folder(workdir), "points.npz"), POINTS)
+    points = load(os.path.join(folder(workdir), "points.npz"), POINTS)
+    return points if points is not None and _are_points(points) else None
+
+
+def _are_points(points):
+    rows, labels, images, names = (points[name] for name in POINTS)
+    return (
+        names.ndim == 1
+        and names.dtype.kind == "U"
+        and rows.shape == labels.shape == images.shape[:1]
+        and rows.dtype.kind == "i"
+        and _are_classes(labels, len(names))
+        and images.dtype == np.uint8
+        and images.ndim == 4
+        and images.shape[3] in (1, 3)
+        and images.size > 0
+    )
+
+
+def _are_classes(labels, count):
+    whole = labels.ndim == 1 and labels.dtype.kind == "i"
+    return whole and bool(np.all((labels >= 0) & (labels < count)))
 
 
 def load(
@@ -168,10 +189,8 @@ def load(
     Arrays of `optional` are included if the file has them.
     """
     try:
-        with np.load(path) as stored:
-            extra = [name for name in optional if name in stored]
-            return {name: stored[name] for name in (*names, *extra)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return reading.read_npz(path, names, optional)
+    except reading.Unreadable:
         return None
 
 
@@ -223,20 +242,25 @@ def read_series(workdir: str) -> SnapshotSeries:
     steps = []
     for step, path in files:
         arrays = load(path, _STEP_ARRAYS, optional=("bias",))
-        if arrays is not None and _is_whole(arrays, len(points["rows"])):
+        if arrays is not None and _is_whole(arrays, points):
             steps.append({"step": step, **arrays})
     steps = [arrays for arrays in steps if _is_alike(arrays, steps[-1])]
     return SnapshotSeries(points, steps, len(files) - len(steps))
 
 
-def _is_whole(arrays, count):
-    classes, shape = arrays["classes"].shape, arrays["features"].shape
+def _is_whole(arrays, points):
+    features, classes, count = arrays["features"], arrays["classes"], len(points["class_names"])
     class_rows = arrays["prototypes"], arrays["means"]
     return (
-        len(shape) == 2
-        and arrays["predicted"].shape == shape[:1] == (count,)
-        and all(array.shape == (*classes, shape[1]) for array in class_rows)
-        and all(np.all(np.isfinite(array)) for array in (arrays["features"], *class_rows))
+        features.ndim == 2
+        and features.shape[0] == len(points["rows"])
+        and arrays["predicted"].shape == features.shape[:1]
+        and _are_classes(arrays["predicted"], count)
+        and _are_classes(classes, count)
+        and classes.size > 0
+        and all(array.shape == (classes.size, features.shape[1]) for array in class_rows)
+        and all(array.dtype.kind == "f" for array in (features, *class_rows))
+        and all(np.all(np.isfinite(array)) for array in (features, *class_rows))
     )
 
 

@@ -43,12 +43,18 @@ def attempts() -> Iterator[None]:
 
 
 def persist(write: Callable[[], object]) -> OSError | None:
-    """Call `write()` until the storage takes it; return the last error if it never does."""
+    """Call `write()` until the storage takes it; return the last error if it never does.
+
+    Raises:
+        FileNotFoundError: At once, if its folder was removed.
+    """
     error = None
     for _ in attempts():
         try:
             write()
             return None
+        except FileNotFoundError:
+            raise
         except OSError as raised:
             error = raised
     return error

@@ -4,7 +4,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import zipfile
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +16,8 @@ from hsproto import geometry
 from hsproto.errors import UserError
 from hsproto.metrics import LONG_TAIL, METRICS, defined, format_number
 from hsproto.models import architecture
-from hsproto.runs import config_file
-from hsproto.runs.files import (
-    check_all,
-    check_types,
-    is_number,
-    read_json,
-    to_json,
-    write_npz,
-    write_text,
-)
+from hsproto.runs import config_file, reading
+from hsproto.runs.files import to_json, write_npz, write_text
 
 
 def format_table(summary: dict) -> str:
@@ -49,46 +40,92 @@ def format_cell(value: float | None) -> str:
     return f"{format_number(value):>9}"
 
 
-def read_summary(workdir: str) -> dict:
-    """Return a run's summary.json. Raise UserError if it is missing or damaged."""
+_SPLIT = reading.Object(others=reading.MEASURE)
+_SUMMARY = reading.Object(
+    {
+        "step": reading.POSITIVE,
+        "test": _SPLIT,
+        "train": _SPLIT,
+        "config": reading.Object(),
+        "per_class": reading.Object(
+            {"train_images": reading.COUNTS},
+            others=reading.MEASURES,
+            required=("train_images", "test_accuracy"),
+        ),
+        "versions": reading.Object(others=reading.TEXT),
+        "devices": reading.TEXT,
+        "images_per_second": reading.MEASURE,
+        "finished": reading.TEXT,
+    },
+    required=("step", "test", "train", "config"),
+)
+
+
+def read_summary(workdir: str) -> dict[str, Any]:
+    """Return a run's summary.json.
+
+    Raises:
+        Unreadable: It is damaged, or a newer version's.
+        UserError: It is missing.
+    """
     path = os.path.join(workdir, "summary.json")
-    if not os.path.isfile(path):
+    if not os.path.lexists(path):
         raise UserError(f"{workdir}: no finished run there (no summary.json)")
-    summary = read_json(path)
-    check_types(path, summary, {"step": int, "test": dict, "train": dict, "config": dict})
-    check_types(path, summary["config"], config_file.TYPES)
-    for place in ("test/*", "train/*"):
-        check_all(path, summary, place, lambda value: value is None or is_number(value))
+    summary = reading.read_json(path, _SUMMARY)
+    config_file.check(path, summary["config"], "config")
+    classes = summary["config"]["num_classes"]
+    for key, values in summary.get("per_class", {}).items():
+        if len(values) != classes:
+            raise reading.damaged(path, f"{'per_class/' + key!r} has {len(values)} classes")
     return summary
 
 
+def has_prototypes(workdir: str) -> bool:
+    return os.path.lexists(os.path.join(workdir, "prototypes.npz"))
+
+
 def read_prototypes(workdir: str) -> dict[str, np.ndarray]:
-    """Return the arrays of a run's prototypes.npz. Raise UserError if it is missing or damaged."""
+    """Return the arrays of a run's prototypes.npz.
+
+    Raises:
+        Unreadable: It is damaged.
+        UserError: It is missing.
+    """
     path = os.path.join(workdir, "prototypes.npz")
-    if not os.path.isfile(path):
+    if not has_prototypes(workdir):
         raise UserError(f"{workdir}: no finished run there (no prototypes.npz)")
-    try:
-        with np.load(path) as stored:
-            return {name: stored[name] for name in ("prototypes", "class_means", "class_names")}
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged ({error})") from None
+    arrays = reading.read_npz(path, ("prototypes", "class_means", "class_names"))
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise reading.damaged(path, "'class_names' are not a list of texts")
+    for name in ("prototypes", "class_means"):
+        rows = arrays[name]
+        if rows.ndim != 2 or len(rows) != len(names) or rows.dtype.kind != "f":
+            reason = f"{name!r} are {rows.dtype} of shape {rows.shape}, of {len(names)} classes"
+            raise reading.damaged(path, reason)
+    return arrays
 
 
 def summarize(
     config: ConfigDict, step: int, evaluation: Any, mesh: Any, images_per_second: float | None
 ) -> dict:
     """Return the content of summary.json for an `evaluation.evaluator.Evaluation`."""
-    packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "step": step,
         **evaluation.metrics,
         **({"per_class": evaluation.per_class} if evaluation.per_class else {}),
         "config": config.to_dict(),
-        "versions": {"python": platform.python_version()} | {p: _version(p) for p in packages},
+        "versions": versions(),
         "devices": f"{mesh.size} x {mesh.devices.flat[0].device_kind}",
         "images_per_second": images_per_second,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what a run computes."""
+    packages = ("hsproto", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
 
 
 def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Sequence[str]) -> None:
@@ -109,24 +146,19 @@ def _version(package):
         return "not installed"
 
 
-def dimensions(run: Any) -> int | None:
-    """Return the D of a run's geometry; None if its network is unknown to this version."""
-    config = SimpleNamespace(**config_lib.with_defaults(run.config))
-    try:
-        return architecture.output_dim(config)
-    except (AttributeError, KeyError):
-        return None
+def dimensions(run: Any) -> int:
+    """Return the D of a run's geometry."""
+    return architecture.output_dim(SimpleNamespace(**config_lib.with_defaults(run.config)))
 
 
 def has_simplex(run: Any) -> bool:
     """Return whether a run has enough dimensions for its classes to form a simplex."""
-    dim = dimensions(run)
-    return dim is None or dim >= (run.config.get("num_classes") or 0) - 1
+    return dimensions(run) >= run.config["num_classes"] - 1
 
 
 def optimum(run: Any) -> dict[str, float | None]:
     """Return each metric's value at collapse, accuracies included; None if it has none."""
-    classes = run.config.get("num_classes") or 0
+    classes = run.config["num_classes"]
     if classes < 1:
         return {}
     best = geometry.optimum(classes, dimensions(run))

@@ -20,6 +20,7 @@ from hsproto.runs.storage import Complaints, attempts
 from hsproto.training import inspection, orbax_noise
 
 _MAX_LENGTH = 200  # of quoted errors: Orbax's and TensorStore's can fill pages
+CONFIG = "config"  # of a run's config in the metadata of its checkpoints
 _DIGEST = "digest"
 _PAUSE = 1  # second before a second attempt to read
 
@@ -28,10 +29,16 @@ class Checkpoints:
     """The checkpoints in `workdir`/checkpoints, by step. Leaving the context waits for saves.
 
     `keep` is the number of checkpoints to retain, for a run that writes them; None to only read.
+    `metadata`, as JSON holds it, is stored with each.
     """
 
-    def __init__(self, workdir: str | os.PathLike, keep: int | None = None):
-        self._keep = keep
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        keep: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ):
+        self._keep, self._added = keep, metadata or {}
         self._workdir = os.path.abspath(workdir)
         self._directory = os.path.join(self._workdir, "checkpoints")
         # The handler says that a checkpoint is one item; Orbax would guess from the first read.
@@ -54,6 +61,12 @@ class Checkpoints:
         found = ocp.path.step.standard_name_format().find_all(self._directory)
         return sorted(metadata.step for metadata in found)
 
+    def metadata(self, step: int | None = None) -> dict[str, Any]:
+        """Return what is stored with the checkpoint of a step, or the newest; {} if unknown."""
+        step = max(self.steps(), default=None) if step is None else step
+        stored = None if step is None else self._metadata(step)
+        return (stored and stored.custom_metadata) or {}
+
     def save(self, step: int, state: Any, digest: Mapping[str, int]) -> None:
         """Start saving `state`, of which `digest` is that of `inspection.inspect`.
 
@@ -67,7 +80,8 @@ class Checkpoints:
         self._check_workdir()
         if processes.all_processes(step in self.steps()):
             return
-        args, metadata = ocp.args.StandardSave(state._asdict()), {_DIGEST: dict(digest)}
+        args = ocp.args.StandardSave(state._asdict())
+        metadata = {**self._added, _DIGEST: dict(digest)}
         self._attempt(lambda: self._manager.save(step, args=args, custom_metadata=metadata))
 
     def wait(self) -> None:

@@ -13,7 +13,7 @@ from hsproto.errors import UserError
 from hsproto.parallel.preemption import Preemption, Stopped
 from hsproto.parallel.processes import all_processes, log_main
 from hsproto.runs.metrics_log import MetricsWriter
-from hsproto.runs.progress import Progress
+from hsproto.runs.progress import ItemProgress, Progress
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.training import inspection, objective
 from hsproto.training.checkpoint import Checkpoints
@@ -31,8 +31,9 @@ class Collaborators:
     """Where a loop gets its batches, what evaluates its states, and where its results go.
 
     `loader` is the training set's (`data.loader`). `evaluator.evaluate(variables, snapshot_points,
-    poll)` returns metrics and a snapshot and calls `poll()` between batches
-    (`evaluation.evaluator`, of which training knows nothing).
+    poll)` returns metrics and a snapshot and calls `poll(done, total)` between batches, with the
+    images that are embedded and all of them (`evaluation.evaluator`, of which training knows
+    nothing).
     """
 
     loader: Any
@@ -48,7 +49,7 @@ class TrainingLoop:
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, using: Collaborators):
         self.total = config_lib.total_steps(config)
-        self._done = 0
+        self._done, self._evaluated = 0, False
         self.progress = Progress(self.total, config.batch_size, log_main)
         self._config, self._using = config, using
         log_prior = None
@@ -83,6 +84,8 @@ class TrainingLoop:
         if self._lacks_evaluation(start):
             evaluation = self._evaluate_and_log(state, start, preemption)
         for step, batch in enumerate(batches, start=start + 1):
+            if step == start + 1:
+                log_main("compiling the training step ...")
             state, measured = self._step(state, batch)
             self._done = step
             preemption.begin()
@@ -165,9 +168,23 @@ class TrainingLoop:
         return evaluation
 
     def _evaluate(self, state, step, preemption):
+        if not self._evaluated:
+            log_main("compiling the evaluation ...")
+        self._evaluated = True
+        progress = None
+
+        def poll(done, total):
+            nonlocal progress
+            # The first batch compiles: the time left is counted from its end.
+            if progress is None:
+                progress = ItemProgress(total, log_main, "images", start=done)
+            else:
+                progress.update(done, "evaluating")
+            preemption.check()
+
         with preemption.nothing_to_lose(self._using.checkpoints.wait):
             evaluation = self._using.evaluator.evaluate(
-                state.variables, self._config.snapshot_points, preemption.check
+                state.variables, self._config.snapshot_points, poll
             )
         self._using.snapshots.write(step, evaluation.snapshot)
         return evaluation

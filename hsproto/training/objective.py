@@ -100,7 +100,8 @@ def balanced_lengths(
 
     Source: Yang et al. 2022, for long tails.
     """
-    counts = jnp.sum(labels[:, None] == jnp.arange(num_classes), axis=0, dtype=jnp.float32)
+    own = labels[:, None] == jnp.arange(num_classes)[None, :]
+    counts = jnp.sum(own, axis=0, dtype=jnp.float32)
     if axis_name is not None:
         counts = jax.lax.psum(counts, axis_name)
     share = jnp.sum(counts) / jnp.maximum(jnp.sum(counts > 0), 1)

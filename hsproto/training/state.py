@@ -52,6 +52,25 @@ def create(config: ConfigDict, mesh: Mesh) -> TrainState:
     )
 
 
+def with_backbone(state: TrainState, backbone: dict[str, Any]) -> TrainState:
+    """Return an initial state whose backbone has other `params` and `batch_stats` (NumPy)."""
+
+    def place(value, old):
+        return jax.device_put(value, old.sharding)
+
+    def replaced(variables):
+        new = {
+            kind: {**variables[kind], "backbone": jax.tree.map(place, values, old)}
+            for kind, values in backbone.items()
+            if (old := variables[kind].get("backbone"))
+        }
+        return {**variables, **new}
+
+    variables = replaced({"params": state.params, "batch_stats": state.batch_stats})
+    average = replaced(state.average) if state.average else state.average
+    return state._replace(**variables, average=average)
+
+
 def layout(config: ConfigDict, mesh: Mesh) -> TrainState:
     """Return the sharding of each part: replicated, except for a queue, which its loss decides."""
     parts = dict.fromkeys(TrainState._fields, mesh_lib.replicated(mesh))

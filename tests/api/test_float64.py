@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle_geometry
 import pytest
 from jax.test_util import check_grads
 from oracle_losses import NAMES, WITH_PROTOTYPES, anchors, arguments, call, gradient, make
@@ -143,14 +144,62 @@ def test_an_accumulator_of_float64_goes_through_scan():
     np.testing.assert_allclose(prototypes.finish(stats), right, atol=1e-14)
 
 
-def test_measures_of_geometry_are_float32_of_either():
+def clustered(spread, dtype=np.float64):
+    """(features, labels, prototypes): 4 classes of 30 rows around a simplex in 6 dimensions."""
     random = np.random.default_rng(3)
-    features, labels = random.normal(size=(40, 6)), np.arange(40) % 4
-    weights = random.normal(size=(4, 6))
-    got = geometry.neural_collapse(features, labels, weights, num_classes=4, bias=np.zeros(4))
-    right = geometry.neural_collapse(
-        features.astype(np.float32), labels, weights.astype(np.float32), num_classes=4
+    corners = np.asarray(geometry.simplex_etf(jax.random.key(0), 4, 6, dtype=jnp.float64))
+    labels = np.arange(120) % 4
+    features = corners[labels] + spread * random.normal(size=(120, 6))
+    return (
+        features.astype(dtype),
+        labels,
+        (corners + 0.1 * random.normal(size=(4, 6))).astype(dtype),
     )
-    for key in right:
-        assert got[key].dtype == jnp.float32
-        np.testing.assert_allclose(got[key], right[key], rtol=1e-6, err_msg=key)
+
+
+def test_measures_of_geometry_are_float64_and_right(monkeypatch):
+    monkeypatch.setattr(oracle_geometry, "ROUNDING", 16 * 2.0**-52)
+    features, labels, weights = clustered(0.3)
+    bias = np.linspace(-0.1, 0.1, 4)
+    got = geometry.neural_collapse(features, labels, weights, num_classes=4, bias=bias)
+    right = oracle_geometry.neural_collapse(features, labels, weights, num_classes=4, bias=bias)
+    for key, value in got.items():
+        assert value.dtype == jnp.float64
+        np.testing.assert_allclose(value, right[key], rtol=1e-10, atol=1e-12, err_msg=key)
+    mixed = geometry.neural_collapse(features.astype(np.float32), labels, weights, num_classes=4)
+    assert {value.dtype for value in mixed.values()} == {jnp.dtype(jnp.float64)}
+
+
+def test_measures_of_float32_stay_float32_in_64_bit_mode():
+    arrays = clustered(0.3, np.float32)
+    got = geometry.neural_collapse(*arrays, num_classes=4)
+    with jax.enable_x64(False):
+        right = geometry.neural_collapse(*arrays, num_classes=4)
+    for key, value in got.items():
+        assert value.dtype == jnp.float32
+        np.testing.assert_array_equal(value, right[key], err_msg=key)
+
+
+@pytest.mark.parametrize("spread", [1e-7, 1e-10])
+def test_a_small_spread_does_not_read_as_collapse(spread):
+    features, labels, weights = clustered(spread)
+    got = geometry.neural_collapse(features, labels, weights, num_classes=4)
+    larger = geometry.neural_collapse(*clustered(1e-3), num_classes=4)
+    for key in ("nc1", "cdnv", "instance_alignment"):
+        np.testing.assert_allclose(got[key], larger[key] * (spread / 1e-3) ** 2, rtol=0.01)
+    np.testing.assert_allclose(got["erank_intra"], larger["erank_intra"], rtol=0.01)
+    narrow = clustered(1e-8, np.float32)[:2]
+    assert geometry.neural_collapse(*narrow, num_classes=4)["nc1"] == 0
+
+
+def test_the_effective_rank_and_the_simplex_are_float64():
+    singular = np.array([1.0, 1e-9, 1e-12])
+    p = singular / singular.sum()
+    rank = geometry.effective_rank(np.diag(singular))
+    assert rank.dtype == jnp.float64
+    np.testing.assert_allclose(rank, np.exp(-np.sum(p * np.log(p))), rtol=1e-15)
+    assert geometry.effective_rank(1e250 * np.eye(3)) == pytest.approx(3, rel=1e-14)
+    assert geometry.effective_rank(np.zeros((2, 0))).dtype == jnp.float64
+    frame = geometry.simplex_etf(jax.random.key(0), 5, 8, dtype=jnp.float64)
+    assert frame.dtype == jnp.float64
+    np.testing.assert_allclose(frame @ frame.T, 1.25 * np.eye(5) - 0.25, atol=1e-15)

@@ -15,7 +15,6 @@ from PIL import Image
 from small_runs import ROOT, tiny, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import train
 from hsproto.data import augment, contact_sheet, crops, decode, loader, sampler
 from hsproto.data import load as load_lib
 from hsproto.data.folder import FolderSource
@@ -23,6 +22,7 @@ from hsproto.errors import UserError
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import state as state_lib
 from hsproto.training import step as step_lib
+from hsproto.training import workdir as workdir_lib
 
 RNG = np.random.default_rng(0)
 SIZE = 8
@@ -146,16 +146,16 @@ def test_the_crop_is_on_the_host_where_whole_pictures_are_streamed(folder):
 
 def test_a_run_that_goes_on_keeps_the_place_of_its_crop(folder, tmp_path):
     config, splits = make_config(folder)
-    assert train._claim(tmp_path, config) is None
+    assert workdir_lib.claim(tmp_path, config) is None
     (tmp_path / "config.json").write_text(config_lib.to_json(config))
     moved, _ = make_config(folder, "placement=resident,crop_on=auto")
     assert moved.crop_on == "device"
     moved.crop_on = "auto"
-    earlier = train._claim(tmp_path, moved)
+    earlier = workdir_lib.claim(tmp_path, moved)
     assert load_lib.resolve(moved, splits, earlier).crop_on == "host"
     other, _ = make_config(folder, "crop_on=device")
     with pytest.raises(UserError, match="another config.*crop_on='host' there, 'device' here"):
-        train._claim(tmp_path, other)
+        workdir_lib.claim(tmp_path, other)
 
 
 def test_batches_are_crops_of_the_sampler_s_rows(folder):

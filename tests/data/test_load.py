@@ -238,12 +238,11 @@ def test_image_files_of_any_8_bit_mode_become_grey_or_rgb(tmp_path, mode):
 def test_unreadable_images_are_named(tmp_path):
     whole = io.BytesIO()
     Image.fromarray(make_arrays(size=32)["train_images"][0]).save(whole, "JPEG")
-    deep = np.full((8, 8), 40000, np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "deep.tif")
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "cut.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
-    for name in ("deep.png", "text.png", "empty.jpg", "cut.jpg", "missing.png"):
+    for name in ("deep.tif", "text.png", "empty.jpg", "cut.jpg"):
         with pytest.raises(UserError, match=f"unreadable image .*{name}"):
             read_image(tmp_path / name, data_spec(make_config("folder")))
 
@@ -323,13 +322,11 @@ def test_folders_without_images_or_classes_are_refused_with_their_path(tmp_path)
     config = make_config("folder", tmp_path)
     assert_refused(config, "data_dir", "train")
     (tmp_path / "train").mkdir()
-    assert_refused(config, tmp_path, "test or val")
-    (tmp_path / "test").mkdir()
     assert_refused(config, tmp_path / "train", "no class folder")
+    (tmp_path / "train" / "ant").mkdir()
+    assert_refused(config, tmp_path / "train", "test, val", "validation_share")
     write_folder(tmp_path, make_arrays())
     (tmp_path / "train" / "dog").mkdir()
-    assert_refused(config, "same classes", "dog")
-    (tmp_path / "test" / "dog").mkdir()
     assert_refused(config, tmp_path / "train" / "dog", "no image")
 
 
@@ -402,6 +399,27 @@ def test_a_tfds_set_that_is_not_prepared_names_the_command_that_prepares_it(tfds
     )
     config.dataset = "no_such_set"
     assert_refused(config, "no_such_set", "known to TFDS")
+
+
+def test_a_tfds_set_of_numbers_that_are_no_pixels_is_refused(tfds):
+    root = tfds(make_arrays())
+    path = root / "tiny" / "1.0.0" / "features.json"
+    stored = json.loads(path.read_text())
+    stored["featuresDict"]["features"]["image"]["image"] |= {
+        "dtype": "float32",
+        "shape": {"dimensions": ["-1", "-1", "1"]},
+    }
+    path.write_text(json.dumps(stored))
+    assert_refused(make_config("tfds", root), "float32", "uint8")
+
+
+def test_transparency_in_a_tfds_set_is_laid_over_white_too(tfds):
+    arrays = make_arrays()
+    images = tfds.features.Image(shape=(None, None, 4))
+    arrays["train_images"] = np.zeros((9, 8, 8, 4), np.uint8)
+    arrays["test_images"] = np.zeros((6, 8, 8, 4), np.uint8)
+    source = load_lib.load_splits(make_config("tfds", tfds(arrays, image=images))).train
+    assert (source[0][0] == 255).all()
 
 
 def test_a_tfds_set_without_random_access_names_its_format(tfds):

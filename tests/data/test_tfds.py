@@ -1,5 +1,7 @@
 """CIFAR-100 prepared as TFDS prepares it, from real pixels, is what the CIFAR recipe trains on."""
 
+import shutil
+
 import numpy as np
 import pytest
 import real_images
@@ -8,6 +10,7 @@ from small_runs import outcome, recipe
 
 from hsproto import train
 from hsproto.data import load as load_lib
+from hsproto.data.fingerprint import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,13 @@ def test_its_pixels_labels_and_class_names_are_those_of_the_images(prepared, arr
         stored = zip(images, labels.tolist(), strict=True)
         assert pairs == sorted((image.tobytes(), label) for image, label in stored)
         np.testing.assert_array_equal(source.labels, [label for _, label in found])
+
+
+def test_its_fingerprint_is_that_of_any_copy(prepared, tmp_path):
+    first = fingerprint(load_lib.load_splits(cifar100(prepared)))
+    assert first["train"]["images"] == 400 and first["train"]["per_class"] is None
+    copied = shutil.copytree(prepared, tmp_path / "copied")
+    assert fingerprint(load_lib.load_splits(cifar100(copied))) == first
 
 
 def test_the_recipe_trains_on_it(prepared, arrays, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from small_runs import outcome, tiny_config
 
-from hsproto import evaluate, geometry, predict, prototypes, report
+from hsproto import evaluate, geometry, predict, prototypes, report, train
 from hsproto import metrics as metrics_lib
 from hsproto.data import augment, loader
 from hsproto.data import load as load_lib
@@ -129,13 +129,9 @@ def test_prediction_names_the_nearest_prototypes(digits_run, tmp_path, capsys):
     assert right >= 15
 
 
-def test_prediction_refuses_what_it_cannot_read(digits_run, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    with pytest.raises(UserError, match=str(broken)):
-        predict.main([f"--workdir={digits_run}", str(broken)])
+def test_prediction_refuses_a_folder_that_holds_no_run(tmp_path):
     with pytest.raises(UserError, match="no finished run"):
-        predict.main([f"--workdir={tmp_path}", str(broken)])
+        predict.main([f"--workdir={tmp_path}", "any.png"])
 
 
 @pytest.mark.slow
@@ -160,17 +156,47 @@ def test_cosines_are_drawn_of_any_number_of_classes_by_any_name(names, tmp_path,
     assert (tmp_path / "cosines.png").stat().st_size > 1000 and not recwarn.list
 
 
-@pytest.mark.parametrize("file", ["config.json", "summary.json", "prototypes.npz"])
-def test_a_damaged_file_of_a_workdir_is_named(file, digits_run, tmp_path):
+def opening(workdir):
+    """The commands that open one run, and the resumption of it."""
+    yield lambda: evaluate.main([f"--workdir={workdir}"])
+    yield lambda: probe.main([f"--workdir={workdir}", "--methods=fp"])
+    yield lambda: predict.main([f"--workdir={workdir}", "any.png"])
+    yield lambda: train.train(tiny_config(), workdir)
+
+
+DAMAGE = {
+    "config.json": ({"seed": []}, {"width": "wide"}, {"of_tomorrow": 1}, {"backbone": "resnet9"},
+                    {"batch_size": 0}, {"bn_groups": 7}),
+    "prototypes.npz": (),
+    "summary.json": ({"step": "x"}, {"test": {"nc1": []}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", DAMAGE)
+def test_a_damaged_file_of_a_workdir_is_named_by_every_command_that_opens_it(
+    file, digits_run, tmp_path
+):
     workdir = shutil.copytree(digits_run, tmp_path / "run")
-    (workdir / file).write_bytes((workdir / file).read_bytes()[:40])
-    command = {
-        "config.json": lambda: evaluate.main([f"--workdir={workdir}"]),
-        "summary.json": lambda: report.main([str(workdir), f"--out={tmp_path / 'out'}"]),
-        "prototypes.npz": lambda: predict.main([f"--workdir={workdir}", "any.png"]),
-    }[file]
-    with pytest.raises(UserError, match=f"{file}.* is damaged"):
-        command()
+    whole = (workdir / file).read_bytes()
+    damaged = [b"", whole[:40], b"[" * 100_000, b"no such content"]
+    for values in DAMAGE[file]:
+        damaged.append(json.dumps(json.loads(whole) | values).encode())
+    # A command that does not open the file would work, and takes its time.
+    commands = {"config.json": slice(4), "prototypes.npz": slice(2, 3), "summary.json": slice(3, 4)}
+    for content in damaged:
+        (workdir / file).write_bytes(content)
+        for command in list(opening(workdir))[commands[file]]:
+            with pytest.raises(UserError) as caught:
+                command()
+            assert "\n" not in str(caught.value) and "run" in str(caught.value)
+
+
+def test_prototypes_of_another_run_are_refused(digits_run, tmp_path):
+    workdir = shutil.copytree(digits_run, tmp_path / "run")
+    rows, names = np.eye(10, 7), [str(c) for c in range(10)]
+    np.savez(workdir / "prototypes.npz", prototypes=rows, class_means=rows, class_names=names)
+    with pytest.raises(UserError, match=r"of shape \(10, 7\), the run's are \(10, "):
+        predict.main([f"--workdir={workdir}", "any.png"])
 
 
 def test_the_table_shows_what_is_undefined_as_a_dash(digits_run):

@@ -1,6 +1,7 @@
 """Scores, AUROC and FPR95 agree with hand-computed cases and scikit-learn."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -101,11 +102,13 @@ def test_bad_sets_are_refused_in_one_line(digits_run, tmp_path):
     np.savez(tmp_path / "floats.npz", images=np.zeros((2, 8, 8)))
     np.savez(tmp_path / "other.npz", pictures=np.zeros((2, 8, 8)))
     np.savez(tmp_path / "four.npz", images=np.zeros((2, 8, 8, 4), np.uint8))
+    os.mkfifo(tmp_path / "pipe.npz")
     np.savez(tmp_path / "few.npz", images=np.zeros((2, 8, 8), np.uint8))
     for name, message in {
         "floats.npz": "must be uint8",
         "other.npz": "neither test_images nor images",
         "four.npz": "must be uint8",
+        "pipe.npz": "neither a folder of images nor an npz file",
         "none.npz": "neither a folder of images nor an npz file",
         "": "holds no image",
     }.items():

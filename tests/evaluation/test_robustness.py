@@ -157,6 +157,13 @@ def test_what_was_measured_is_not_measured_again(digits_run, npy_set, monkeypatc
     assert robustness.main([*arguments, "--corruptions=brightness"]) == 0
     again = json.loads((digits_run / "robustness.json").read_text())[str(npy_set)]
     assert again == found and len(asked) == 5
+    path = digits_run / "robustness.json"
+    before = path.read_bytes()
+    for damage in (b"{", b'{"x": []}', b"\xff" * 10):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match="robustness.json is damaged.*remove it"):
+            robustness.main(arguments)
+    path.write_bytes(before)
 
 
 def test_corrupted_images_are_never_resized(run, digits_run, npy_set, tmp_path):

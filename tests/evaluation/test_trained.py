@@ -1,5 +1,8 @@
 """A finished run gives the logits that its loss trained, of any images."""
 
+import json
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,3 +52,14 @@ def test_a_runs_errors_are_those_of_its_summary(recipe, request):
 def test_a_workdir_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run there"):
         trained.TrainedRun(tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("loss", "ntce"), ("width", 24), ("mean", [0.5])])
+def test_a_changed_config_is_not_evaluated(key, value, digits_run, tmp_path, capfd):
+    """A config.json that is valid, but not what the checkpoint was trained with."""
+    workdir = shutil.copytree(digits_run, tmp_path / "run")
+    path = workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=f"is not that of the run's checkpoint \\({key}="):
+        trained.TrainedRun(str(workdir))
+    assert "Traceback" not in capfd.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 import tfds_sets
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.metrics import precision_recall_curve
 from small_runs import tiny_config
 
 from hsproto import config as config_lib
@@ -48,6 +49,21 @@ def test_average_precision_at_its_ends():
     found = transfer.average_precision(-np.arange(17.0), targets)
     assert found == pytest.approx((4 + 7 * 10 / 17) / 11)
     assert math.isnan(transfer.average_precision(np.arange(3.0), np.zeros(3)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_average_precision_takes_equal_scores_together_as_scikit_learn_does(seed):
+    random = np.random.default_rng(seed)
+    targets = (random.random(40) < 0.3).astype(int)
+    targets[0] = 1
+    scores = (targets + random.normal(size=40)).round()
+    # Its last point, of no image, has a precision of 1 by definition.
+    precision, recall = (each[:-1] for each in precision_recall_curve(targets, scores)[:2])
+    right = np.mean([precision[recall >= r - 1e-9].max() for r in np.arange(11) / 10])
+    for order in (np.arange(40), np.argsort(targets), np.argsort(-targets)):
+        found = transfer.average_precision(scores[order], targets[order])
+        assert found == pytest.approx(right)
+    assert transfer.average_precision(np.zeros(4), np.array([1, 0, 0, 0])) == 0.25
 
 
 def test_metrics_by_hand_and_those_that_do_not_go_with_a_set_are_undefined():
@@ -114,9 +130,11 @@ def test_any_folder_can_be_transferred_to_and_is_not_repeated(run_of_digits, tmp
     again = capsys.readouterr().out
     assert "three (1/1)" not in again and again.splitlines()[-1] == first.splitlines()[-1]
     assert path.read_bytes() == before
-    path.write_text("{")
-    with pytest.raises(UserError, match="transfer.json is damaged"):
-        transfer.main(command)
+    damaged = ["{", '{"datasets": []}', '{"datasets": {"three": []}}', "[" * 100_000]
+    for content in damaged:
+        path.write_text(content)
+        with pytest.raises(UserError, match="transfer.json is damaged.*remove it"):
+            transfer.main(command)
     path.unlink()
 
 

@@ -30,23 +30,26 @@
 
 #define MAX_FDS 65536
 
-static const char *folder, *count_file, *kind;
+static char *folder, *count_file, *kind;
 static long first, number;
 static long long jump;
 static atomic_long operations;
 static atomic_int jumped;
 static atomic_char watched[MAX_FDS];
 
-__attribute__((constructor)) static void begin(void) {
-  folder = getenv("FAULTY_FOLDER");
-  count_file = getenv("FAULTY_COUNT");
-  kind = getenv("FAULTY_ERRNO");
+/* Reads the environment: when the process starts, and when a forked one asks for it. */
+__attribute__((constructor)) void faulty_begin(void) {
+  operations = 0;
+  /* Copies: the process may change its environment. */
+  folder = getenv("FAULTY_FOLDER") ? strdup(getenv("FAULTY_FOLDER")) : NULL;
+  count_file = getenv("FAULTY_COUNT") ? strdup(getenv("FAULTY_COUNT")) : NULL;
+  kind = getenv("FAULTY_ERRNO") ? strdup(getenv("FAULTY_ERRNO")) : NULL;
   first = getenv("FAULTY_AT") ? atol(getenv("FAULTY_AT")) : 0;
   number = getenv("FAULTY_FOR") ? atol(getenv("FAULTY_FOR")) : 1;
   jump = getenv("FAULTY_SECONDS") ? atoll(getenv("FAULTY_SECONDS")) : 0;
 }
 
-__attribute__((destructor)) static void end(void) {
+__attribute__((destructor)) void faulty_end(void) {
   if (!folder || !count_file || !operations) return;  /* a child that wrote nothing */
   FILE *file = fopen(count_file, "w");
   if (file) {

@@ -1,5 +1,6 @@
 """Runs forked from a process that has imported everything: cheap enough to kill them often."""
 
+import importlib
 import multiprocessing
 import os
 import time
@@ -10,9 +11,9 @@ _context.set_forkserver_preload(
 )
 
 
-def start(arguments, environment, log):
-    """`hsproto train ARGUMENTS...` as a multiprocessing.Process."""
-    process = _context.Process(target=_run, args=(arguments, dict(environment), log))
+def start(arguments, environment, log, module="hsproto.train"):
+    """`hsproto train ARGUMENTS...`, or another module's main, as a multiprocessing.Process."""
+    process = _context.Process(target=_run, args=(arguments, dict(environment), log, module))
     process.start()
     return process
 
@@ -26,18 +27,18 @@ def wait_for(process, condition, seconds=120):
         time.sleep(0.002)
 
 
-def _run(arguments, environment, log):
+def _run(arguments, environment, log, module):
     # JAX read its environment when it was imported; no device has been touched since.
     import jax
 
-    from hsproto import cli, train
+    from hsproto import cli
 
     jax.config.update("jax_num_cpu_devices", int(environment["JAX_NUM_CPU_DEVICES"]))
     with open(log, "a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
-        cli.run(train.main, arguments)
+        cli.run(importlib.import_module(module).main, arguments)
     finally:
         # A forked process ends without the exit handlers of the interpreter.
         jax.distributed.shutdown()

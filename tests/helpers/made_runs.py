@@ -22,6 +22,7 @@ def write(folder, name, *, test=None, train=None, step=100, finished=True, recor
     workdir.mkdir(parents=True)
     settings = config_lib.default()
     settings.dataset = config.pop("dataset", "cifar10")
+    settings.source = "digits" if settings.dataset == "digits" else "arrays"
     settings.update(DATA.get(settings.dataset, {}))
     settings.update(config)
     (workdir / "config.json").write_text(config_lib.to_json(settings))
@@ -39,4 +40,6 @@ def measure(workdir, kind, content):
 
 
 def read(folder):
-    return run_lib.read([str(folder)])
+    found = run_lib.read([str(folder)])
+    assert not found.left_out
+    return found.runs

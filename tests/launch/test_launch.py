@@ -43,6 +43,13 @@ def test_a_dry_run_prints_the_commands_and_starts_nothing(script, tmp_path):
     assert "-m hsproto.train" in told and "--config=a.py:b=c" in told and "d e" in told
 
 
+def wait_for(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
 def test_on_a_gpu_a_finished_run_and_a_users_mistake_are_not_repeated(tmp_path):
     for status in (0, 2):
         python = stand_in(tmp_path, "python", f"exit {status}")
@@ -68,12 +75,34 @@ def test_a_signal_to_the_gpu_launcher_lets_the_run_save(tmp_path):
     process = subprocess.Popen(
         [ROOT / "launch/gpu.sh", "--workdir=x"], env=os.environ | {"PYTHON": str(python)}
     )
-    until = time.monotonic() + 30
-    while not (tmp_path / "calls").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for((tmp_path / "calls").exists)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0 and saved.exists()
+
+
+def test_a_signal_between_two_tries_ends_the_gpu_launcher(tmp_path):
+    python = stand_in(tmp_path, "python", "exit 1")
+    process = subprocess.Popen(
+        [ROOT / "launch/gpu.sh", "--workdir=x"],
+        env=os.environ | {"PYTHON": str(python)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert "try 1 of 5" in process.stderr.readline()
+    time.sleep(0.3)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 1 and time.monotonic() - began < 3
+    assert len((tmp_path / "calls").read_text().splitlines()) == 1
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("tries", ["", "x", "0", "-1", "1e9"])
+def test_the_gpu_launcher_refuses_absurd_tries(tmp_path, tries):
+    python = stand_in(tmp_path, "python", "exit 1")
+    done, calls = launch(tmp_path, "gpu.sh", f"--tries={tries}", "--workdir=x", PYTHON=str(python))
+    assert done.returncode == 2 and not calls and len(done.stderr.splitlines()) == 1
 
 
 def gcloud(state, fails=""):
@@ -233,15 +262,96 @@ def test_a_stopped_sweep_lets_its_cells_save_and_begins_no_other(tmp_path):
     process = subprocess.Popen(
         [sys.executable, ROOT / "launch/sweep.py", *flags], stdout=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 30
-    while not (tmp_path / "calls").exists() and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_for((tmp_path / "calls").exists)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert process.returncode == 1
     assert (tmp_path / "saved").read_text() == "saved\n"
     assert len((tmp_path / "calls").read_text().splitlines()) == 1
+
+
+def test_a_sweep_waits_for_the_run_that_a_killed_one_left_at_work(tmp_path):
+    summary = json.dumps({"test": {"accuracy": 0.5}})
+    trainer = tmp_path / "trainer.py"
+    trainer.write_text(f"""#!{sys.executable}
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from hsproto.runs import owner
+folder = sys.argv[-1].partition("=")[2]
+with owner.owned(folder):
+    open({str(tmp_path / "calls")!r}, "a").write("started ")
+    until = time.monotonic() + 30
+    while not os.path.exists({str(tmp_path / "go")!r}) and time.monotonic() < until:
+        time.sleep(0.05)
+    open(folder + "/summary.json", "w").write({summary!r})
+""")
+    trainer.chmod(0o755)
+    out = tmp_path / "out"
+    command = [sys.executable, ROOT / "launch/sweep.py", "--config=a.py", f"--out={out}"]
+    command.append(f"--launcher={trainer}")
+
+    def sweep():
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    first = sweep()
+    wait_for(lambda: (tmp_path / "calls").exists())
+    refused = sweep()
+    _, said = refused.communicate(timeout=30)
+    assert refused.returncode == 2
+    assert f"hsproto: --out={out} is in use by process {first.pid} on " in said
+    assert len(said.splitlines()) == 1
+    first.kill()
+    first.communicate(timeout=30)
+    again = sweep()
+    assert "is taken over from process" in again.stdout.readline()
+    assert "1 cells, 0 finished already" in again.stdout.readline()
+    assert "seed=0: waiting for process" in again.stdout.readline()
+    (tmp_path / "go").touch()
+    told, _ = again.communicate(timeout=30)
+    assert again.returncode == 0 and "seed=0: test accuracy 0.5000" in told, told
+    assert (tmp_path / "calls").read_text() == "started "
+    assert sorted(path.name for path in out.iterdir()) == ["seed=0"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--launcher=no-such-command x"],
+            "--launcher=no-such-command x: there is no such command",
+        ),
+        (["--launcher='"], "No closing quotation"),
+        (["--launcher="], "there is no such command"),
+        (["--out=file/out"], "--out=file/out is no folder to write to: Not a directory"),
+        (["--out=file"], "--out=file is no folder to write to: File exists"),
+        (["--out=gs://bucket/x"], "is a remote location"),
+        (["--grid", f"loss={'x' * 300}"], "would have a folder's name of 312 bytes"),
+        (["--grid", "a=1", "--grid", "a=2"], "--grid gives a twice"),
+        (["--seeds=x"], "invalid int value"),
+        (["--jobs=0"], "must be at least 1"),
+    ],
+)
+def test_a_mistake_in_the_flags_of_a_sweep_is_one_line(tmp_path, flags, message):
+    (tmp_path / "file").touch()
+    done = subprocess.run(
+        [ROOT / "launch/sweep.py", "--config=a.py", "--out=out", *flags],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("hsproto: ")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_the_launchers_need_the_standard_library_alone():
+    code = "import sys; sys.path.insert(0, 'launch'); import jobs; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not {"numpy", "jax", "absl", "ml_collections"} & loaded
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from small_runs import ROOT
 from hsproto import cli
 from hsproto.cli import COMMANDS
 from hsproto.models import architecture
+from hsproto.runs import owner
 
 sys.path.insert(0, str(ROOT / "launch"))
 SPEC = importlib.util.spec_from_file_location("paper", ROOT / "launch/paper.py")
@@ -43,6 +44,18 @@ def test_studies_share_the_cells_that_they_have_in_common(profile):
     assert pooled <= names["accuracy"] and len(pooled) == 2 * 6 * 3
     # The batch size and temperature of the recipe are its own ones in a grid too.
     assert names["temperature"] & names["accuracy"]
+
+
+def test_two_commands_do_not_share_an_out_at_a_time(tmp_path):
+    python = stand_in(tmp_path, "python", "")
+    out = tmp_path / "out"
+    flags = ("accuracy", "--profile=small", f"--out={out}", "--data_dir=d")
+    out.mkdir()
+    with owner.owned(str(out)):
+        done, calls = launch(tmp_path, "paper.py", *flags, PYTHON=str(python))
+    assert done.returncode == 2 and not calls
+    assert done.stderr.startswith(f"hsproto: --out={out} is in use by process")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_study_trains_then_measures_and_repeats_nothing(tmp_path):

@@ -132,14 +132,21 @@ def test_a_run_that_is_there_from_the_first_evaluation_says_so(tmp_path, capsys)
     assert capsys.readouterr().out.splitlines()[3].split() == [same, *["<50.0"] * 5]
 
 
-def test_a_key_of_a_newer_version_does_not_hinder(tmp_path):
-    ours = run(tmp_path / "a", "nonl", [5.0, 5.0])
-    path = tmp_path / "a" / "summary.json"
-    before = convergence_lib.analyze([ours])
+def test_a_run_of_a_newer_version_is_left_out_with_the_reason(tmp_path, capsys):
+    ours, newer = run(tmp_path / "a", "nonl", [5.0, 5.0]), run(tmp_path / "b", "nonl", [5.0, 5.0])
+    path = tmp_path / "b" / "summary.json"
     summary = json.loads(path.read_text())
-    summary["config"]["of_a_newer_version"] = 1
+    summary["config"]["of_tomorrow"] = 1
     path.write_text(json.dumps(summary))
-    assert convergence_lib.analyze([ours]) == before
+    assert convergence_lib.main([ours, newer, f"--out={tmp_path / 'out'}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[0] == ours
+    reason = "written by a newer version of hsproto (it has the config key 'of_tomorrow')"
+    assert f"Left out: {newer}. {path} was {reason}" in printed
+    for name in ("convergence.json", "convergence.csv"):
+        assert "of_tomorrow" in (tmp_path / "out" / name).read_text()
+    with pytest.raises(UserError, match="no run can be read.*newer"):
+        convergence_lib.main([newer])
 
 
 def test_mistakes_are_one_line(tmp_path):

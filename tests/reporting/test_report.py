@@ -3,6 +3,7 @@
 import csv
 
 import made_runs
+import mutations
 import numpy as np
 import pytest
 
@@ -100,6 +101,35 @@ def test_lines_that_cannot_be_read_and_runs_that_count_once_are_told(tmp_path, c
     printed = capsys.readouterr().out
     assert "another run's: copy." in printed
     assert "cannot be read: a (1)." in printed
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_runs_that_cannot_be_read_are_listed_and_the_others_shown(tmp_path, capsys):
+    finished(tmp_path / "runs", "whole")
+    damage = {
+        "config.json": ['{"seed": []}', mutations.DEEP, '{"of_tomorrow": 1}', ""],
+        "summary.json": ['{"step": NaN}', "[1]", "{"],
+        "probe.json": ['{"fp": []}'],
+        "transfer.json": ['{"datasets": []}'],
+        "prototypes.npz": ["no zip"],
+    }
+    names = []
+    for file, contents in damage.items():
+        for content in contents:
+            names.append(f"run{len(names)}")
+            (finished(tmp_path / "runs", names[-1], seed=len(names)) / file).write_text(content)
+    out = tmp_path / "out"
+    assert report.main([str(tmp_path / "runs"), f"--out={out}"]) == 0
+    shown = (out / "report.md").read_text(), (out / "index.html").read_text()
+    with (out / "tables" / "left_out.csv").open() as file:
+        reasons = {line["run"]: line["remark"] for line in csv.DictReader(file)}
+    assert sorted(reasons) == sorted(names)
+    printed = capsys.readouterr().out
+    for name in names:
+        assert all(f"Left out: {name}. " in text for text in (printed, *shown))
+        assert "is damaged" in reasons[name] or "newer version" in reasons[name]
+    with pytest.raises(UserError, match="no run can be read: .*run3/config.json is damaged"):
+        report.main([str(tmp_path / "runs" / "run3"), f"--out={out}"])
 
 
 def test_a_folder_without_runs_is_an_error(tmp_path):

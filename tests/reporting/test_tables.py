@@ -226,14 +226,16 @@ def test_the_factorial_has_the_papers_figures_of_its_temperature(tmp_path):
 
 
 def test_a_set_of_the_same_name_with_other_classes_is_not_the_papers(tmp_path):
-    made_runs.write(tmp_path, "coarse", dataset="cifar100", class_groups="x", num_classes=20)
+    made_runs.write(
+        tmp_path, "coarse", dataset="cifar100", class_groups="cifar100_coarse", num_classes=20
+    )
     made_runs.write(tmp_path, "cut", dataset="imagenet", class_list="imagenet100_cmc", seed=1)
     coarse, cut = made_runs.read(tmp_path)
     cut.config["num_classes"] = 100
     assert (
         paper_protocol.paper_set(coarse) is None and paper_protocol.paper_set(cut) == "imagenet100"
     )
-    assert run_lib.data_set(coarse) == "cifar100 (x)"
+    assert run_lib.data_set(coarse) == "cifar100 (cifar100_coarse)"
 
 
 def test_the_note_tells_how_the_protocol_differs(tmp_path):

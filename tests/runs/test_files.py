@@ -3,7 +3,7 @@
 import json
 
 from hsproto.runs import files, metrics_log
-from hsproto.runs.progress import Progress, duration
+from hsproto.runs.progress import ItemProgress, Progress, duration
 
 
 def test_resuming_drops_what_came_after_the_checkpoint_and_broken_lines(tmp_path):
@@ -43,6 +43,15 @@ def test_progress_tells_step_loss_speed_and_time_left(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith("step 3/3  loss 0.5000") and "images/s  ETA 0:00:00" in lines[-1]
     assert duration(3671) == "1:01:11"
+
+
+def test_items_done_before_the_clock_started_do_not_count_into_the_time_left(monkeypatch):
+    lines, now = [], [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    progress = ItemProgress(100, lines.append, "images", start=20)
+    now[0] = 10.0
+    progress.update(40, "evaluating")
+    assert lines == ["evaluating  40/100 images  ETA 0:00:30"]
 
 
 def test_the_clock_stands_still_while_paused():

@@ -66,10 +66,22 @@ def test_what_repeats_is_said_once_a_minute(monkeypatch, recwarn):
     assert complaints.last == "at 122"
 
 
-def test_a_write_is_repeated_until_it_succeeds():
-    errors = [OSError(errno.EIO, "Input/output error")] * 2
-    assert persist(lambda: errors and (_ for _ in ()).throw(errors.pop())) is None
-    assert persist(lambda: open("/none/at/all", "w")).errno == errno.ENOENT
+@pytest.mark.parametrize(("failures", "error"), [(2, None), (3, errno.EIO)])
+def test_a_write_is_repeated_until_it_succeeds(failures, error):
+    attempts = []
+
+    def write():
+        attempts.append(1)
+        if len(attempts) <= failures:
+            raise OSError(errno.EIO, "Input/output error")
+
+    ended = persist(write)
+    assert (ended and ended.errno) == error and len(attempts) == 3
+
+
+def test_a_write_into_a_removed_folder_is_not_repeated():
+    with pytest.raises(FileNotFoundError):
+        persist(lambda: open("/none/at/all", "w"))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):

@@ -46,7 +46,7 @@ def test_it_learns(workdir):
 
 
 def test_it_is_never_compared_with_the_paper(workdir):
-    (run,) = run_lib.read([str(workdir)])
+    (run,), _ = run_lib.read([str(workdir)])
     assert run.config["num_classes"] == 10
     assert paper_protocol.paper_set(run) is None
 

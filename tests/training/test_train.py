@@ -57,9 +57,14 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     summary = train.train(config, tmp_path)
     told = capsys.readouterr().out
     assert "images/s" in told and "ETA" in told and "optimum" in told
+    assert told.count("compiling the training step ...") == 1
+    assert told.count("compiling the evaluation ...") == 1
+    assert f"In {tmp_path}:\n  summary.json" in told
+    for line in ("report {}", "predict --workdir={} IMAGE...", "evaluate --workdir={}"):
+        assert f"\n  hsproto {line.format(tmp_path)}" in told
     assert {p.name for p in tmp_path.iterdir()} == {
-        "checkpoints", "config.json", "cosines.png", "metrics.jsonl", "prototypes.npz",
-        "snapshots", "summary.json", "training.png",
+        "checkpoints", "config.json", "cosines.png", "data.json", "metrics.jsonl",
+        "prototypes.npz", "snapshots", "summary.json", "training.png",
     }  # fmt: skip
     records, stored = outcome(tmp_path)
     total = config_lib.total_steps(load_lib.resolve(config, load_lib.load_splits(config)))
@@ -79,7 +84,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
     os.remove(tmp_path / "cosines.png")
     again, told = train.train(config, tmp_path), capsys.readouterr().out
     assert again["test"] == summary["test"]
-    assert "finished already" in told and "resuming" not in told
+    assert "finished already" in told and "resuming" not in told and "hsproto report" in told
     assert (tmp_path / "cosines.png").exists()
     with pytest.raises(UserError, match="another config.*temperature"):
         train.train(tiny_config(argument="temperature=0.5"), tmp_path)

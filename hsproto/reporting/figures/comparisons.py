@@ -13,7 +13,6 @@ Values are means over seeds. What is undefined or was not measured is left out.
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -152,7 +151,7 @@ def _of_one_seed(comparison):
     """{loss: a run with prototypes}, of the seed of the first loss if there is one."""
     chosen, seed = {}, None
     for loss, runs in comparison.by_loss.items():
-        runs = [run for run in runs if _has_prototypes(run)]
+        runs = [run for run in runs if summary_lib.has_prototypes(run.workdir)]
         if runs:
             chosen[loss] = next((run for run in runs if run.config.get("seed") == seed), runs[0])
             seed = seed if len(chosen) > 1 else runs[0].config.get("seed")
@@ -180,11 +179,8 @@ def _class_ticks(axis, names, named):
     if len(names) > MOST_CLASSES:
         axis.set_xlabel(f"{len(names)} classes, alike together")
     elif named:
-        axis.set_yticks(range(len(names)), _short(names), parse_math=False, fontsize=8)
-
-
-def _short(names):
-    return [name if len(name) <= 12 else f"{name[:11]}…" for name in map(str, names)]
+        shown = style.class_names(names, 12)
+        axis.set_yticks(range(len(names)), shown, parse_math=False, fontsize=8)
 
 
 def classes(comparison: Comparison) -> "Figure | None":
@@ -238,17 +234,13 @@ def classes(comparison: Comparison) -> "Figure | None":
 def _name_classes(axis, run):
     """Write the names of the classes below the axis, if they are known and few enough."""
     counts = np.array(run.summary["per_class"]["train_images"])
-    if len(counts) > MOST_CLASSES or not _has_prototypes(run):
+    if len(counts) > MOST_CLASSES or not summary_lib.has_prototypes(run.workdir):
         return
-    names = _short(summary_lib.read_prototypes(run.workdir)["class_names"])
+    names = style.class_names(summary_lib.read_prototypes(run.workdir)["class_names"], 12)
     order = np.argsort(-counts, kind="stable")
     names = [names[i] for i in order]
     turn = 45 if max(map(len, names)) * len(names) > 90 else 0
     axis.set_xticks(range(1, len(names) + 1), names, parse_math=False, rotation=turn)
-
-
-def _has_prototypes(run):
-    return os.path.isfile(os.path.join(run.workdir, "prototypes.npz"))
 
 
 def _sorted_classes(run):

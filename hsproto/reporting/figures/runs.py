@@ -11,7 +11,7 @@ from hsproto.reporting.figures import comparisons as comparison_figures
 from hsproto.reporting.figures import style
 from hsproto.runs.metrics_log import read_metrics
 from hsproto.runs.run import Run
-from hsproto.runs.summary import read_prototypes
+from hsproto.runs.summary import has_prototypes, read_prototypes
 
 if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
     from matplotlib.figure import Figure
@@ -30,9 +30,6 @@ def write_all(runs: Sequence[Run], out: str) -> list[str]:
 
     Returns:
         Their paths; only of pictures that the runs hold something for, see `comparisons`.
-
-    Raises:
-        UserError: The prototypes.npz of a run is damaged.
     """
     paths = []
     for name, figure in comparison_figures.figures(runs):
@@ -46,17 +43,20 @@ def write_all(runs: Sequence[Run], out: str) -> list[str]:
 def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
     """Write cosines.png and training.png of a run into the folder `out` and return their paths.
 
+    Without a prototypes.npz there is no cosines.png.
+
     Args:
         workdir: The workdir of a finished run.
         out: An existing folder.
         svg: Whether to write them as SVG too.
     """
-    figures = (
-        cosine_figure(read_prototypes(workdir)),
-        training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl"))),
-    )
+    figures = {
+        "training.png": training_figure(read_metrics(os.path.join(workdir, "metrics.jsonl")))
+    }
+    if has_prototypes(workdir):
+        figures["cosines.png"] = cosine_figure(read_prototypes(workdir))
     written = []
-    for name, figure in zip(FIGURES, figures, strict=True):
+    for name, figure in sorted(figures.items()):
         paths = [os.path.join(out, name)]
         if svg:
             paths.append(os.path.join(out, name.replace(".png", ".svg")))
@@ -68,7 +68,7 @@ def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
 def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     """Draw the cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
     plt, colors = style.matplotlib()
-    names = [str(name) for name in arrays["class_names"]]
+    names = style.class_names(arrays["class_names"], 16)
     count = len(names)
     target = -1 / max(count - 1, 1)
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
@@ -84,7 +84,6 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
             title += f"\ncosine between classes {spread}"
         axis.set_title(title, fontsize=11)
         if count <= 20:
-            names = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
             turn = 90 if max(map(len, names)) > 2 else 0
             axis.set_xticks(range(count), names, rotation=turn, parse_math=False)
             axis.set_yticks(range(count), names, parse_math=False)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hsproto.errors import visible
 from hsproto.methods import method_of
 from hsproto.runs.files import write_atomically
 from hsproto.runs.run import Run
@@ -23,7 +24,13 @@ def title_of(loss: str) -> str:
 
 def escape_dollars(text: object) -> str:
     """Return text from outside such that matplotlib does not read a dollar as a formula."""
-    return str(text).replace("$", r"\$")
+    return visible(text).replace("$", r"\$")
+
+
+def class_names(names: Iterable[object], length: int) -> list[str]:
+    """Return names as a picture can show them with `parse_math=False`: cut to a length, visible."""
+    shown = map(visible, names)
+    return [name if len(name) <= length else f"{name[: length - 1]}…" for name in shown]
 
 
 def matplotlib() -> tuple[Any, Any]:
@@ -72,7 +79,7 @@ def title(figure: "Figure", lines: Iterable[str]) -> None:
     """Give a figure a title of lines of text from outside, wrapped to its width."""
     letters = int(13 * figure.get_figwidth())
     lines = [part for line in lines for part in textwrap.wrap(line, letters)]
-    figure.suptitle(escape_dollars("\n".join(lines)), fontsize=11)
+    figure.suptitle("\n".join(map(escape_dollars, lines)), fontsize=11)
 
 
 def handle(name: str, **style: Any) -> Any:

@@ -18,8 +18,8 @@ from hsproto.metrics import METRICS, defined
 from hsproto.reporting import naming
 from hsproto.reporting.table import format_value
 from hsproto.runs import run as run_lib
-from hsproto.runs.files import is_number
 from hsproto.runs.progress import duration
+from hsproto.runs.reading import is_number
 from hsproto.runs.run import Run, data_set, imbalance_factor, total_steps
 
 # Of the steps between evaluations.
@@ -90,9 +90,7 @@ def curves(run: Run, measures: Iterable[str]) -> dict[str, dict]:
     """
     records = {}
     for record in run.records:
-        step = record["step"]
-        if isinstance(step, int) and not isinstance(step, bool):
-            records.setdefault(step, {}).update(record)
+        records.setdefault(record["step"], {}).update(record)
     evaluated = {s: r for s, r in sorted(records.items()) if any("/" in key for key in r)}
     evaluations = {"steps": list(evaluated)}
     for split in ("train", "test"):
@@ -119,7 +117,7 @@ def _over_batches(records):
 
 
 def _rounded(value):
-    return float(f"{value:.5g}") if is_number(value) and defined(value) else None
+    return float(f"{value:.5g}") if is_number(value) else None
 
 
 def line_styles(runs: Iterable[Run]) -> dict[str, dict[str, str]]:
