@@ -5,7 +5,7 @@ from typing import Any
 
 # What is at the top level; a name is imported when it is first asked for, so that
 # `import hsproto.losses` loads jax and numpy alone.
-_MODULES = {"load": "hsproto.inference"}
+_MODULES = {"PrototypeClassifier": "hsproto.estimator", "load": "hsproto.inference"}
 
 
 def __getattr__(name: str) -> Any:

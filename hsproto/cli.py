@@ -31,10 +31,11 @@ class Command(NamedTuple):
 
 
 NO_CACHE = "--no_compilation_cache"
-_TRAIN, _MEASURE, _REPORT = "Train and use", "Measure a run", "Compare and inspect"
+_TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
     "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config", True),
     "configs": Command("hsproto.configs", _TRAIN, "the packaged recipes, a line each"),
+    "head": Command("hsproto.head", _TRAIN, "train a classifier on features of any network", True),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint", True),
     "predict": Command("hsproto.predict", _TRAIN, "classify images with a run", True),
     "export": Command(
@@ -43,6 +44,9 @@ COMMANDS = {
         "write a run as a predictor that needs jax alone",
         compiles=True,
         extras="train,export",
+    ),
+    "measure": Command(
+        "hsproto.measure", _MEASURE, "how collapsed are the features of any network", True
     ),
     "probe": Command(
         "hsproto.evaluation.probe", _MEASURE, "fixed prototypes against linear probing", True
@@ -91,7 +95,8 @@ def _dispatch(argv):
         return 0
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
-    with signals.exit_if_terminated() if name == "train" else contextlib.nullcontext():
+    signalled = name in ("train", "head")
+    with signals.exit_if_terminated() if signalled else contextlib.nullcontext():
         main_of_command = _load(name)
         if COMMANDS[name].compiles and NO_CACHE not in rest and not _asks_for_help(rest):
             compilation_cache.use()

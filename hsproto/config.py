@@ -56,19 +56,20 @@ def default() -> ConfigDict:
 
     # Data. `source` is how the data set is stored, `dataset` its name there.
     c.dataset = "digits"
-    c.source = "digits"  # digits | arrays | folder | tfds
+    c.source = "digits"  # digits | arrays | folder | tfds | features
     c.data_dir = ""
     c.num_classes = 0  # 0: take it from the data
     # The classes to use: imagenet100_cmc | imagenet100_kaggle, or names such as 0/1/7, labeled in
     # that order; empty: all.
     c.class_list = ""
     c.class_groups = ""  # use groups of classes as labels: cifar100_coarse; empty: the classes
-    # Share of the images of each class that a folder without a test split holds out; 0: none.
+    # Share of the images of each class that a folder without a test split holds out, or of the rows
+    # that take the place of the test set with source=features; 0: none.
     c.validation_share = 0.0
     c.skip_unreadable = False  # leave out images that cannot be decoded, instead of refusing them
     c.num_examples = 0  # training images; 0: take it from the data
     c.image_size = 32  # side of the image that the network sees
-    c.channels = 3
+    c.channels = 3  # of features: their number; 0: take it from the data
     c.imbalance_factor = 1.0  # size of the rarest class over the most frequent one's; 1: all images
     # Selects the images to use if imbalance_factor is below 1, and those of validation_share.
     c.subset_seed = 0
@@ -93,8 +94,10 @@ def default() -> ConfigDict:
     c.std = ()
 
     # Model.
-    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide
+    # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide,
+    # features (as they are)
     c.backbone = "resnet18"
+    c.hidden_layers = ()  # widths of layers with ReLU on backbone=features
     # Weights that the backbone starts from: a file, or package:efficientnet_lite0; empty: none.
     c.init_from = ""
     c.stem = "cifar"  # cifar | imagenet
@@ -231,15 +234,26 @@ def unknown_key(key: str, config: ConfigDict) -> UserError:
 
 
 _CHOICES = {
-    "source": ("digits", "arrays", "folder", "tfds"),
+    "source": ("digits", "arrays", "folder", "tfds", "features"),
     "sampler": ("shuffle", "classes"),
     "placement": ("auto", "resident", "stream"),
     "crop_on": ("auto", "host", "device"),
-    "channels": (1, 3),
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
     "variant": ("", "paper", "released_code"),
     "class_groups": ("", *CLASS_GROUPS),
+}
+
+
+# What keys of images are for features, which nothing is cut from or changed in.
+_WITHOUT_PICTURES = {
+    "image_size": 1,
+    "load_size": 0,
+    "crop_scale": (1.0, 1.0),
+    "flip": False,
+    "jitter": (0.0, 0.0, 0.0, 0.0),
+    "grayscale_probability": 0.0,
+    "blur_probability": 0.0,
 }
 
 
@@ -312,6 +326,9 @@ _RULES = (
         lambda v: 0 <= v < 1,
         "at least 0 and below 1",
     ),
+    _Rule(
+        "hidden_layers", lambda v: all(x >= 1 and x == int(x) for x in v), "widths, e.g. 512/512"
+    ),
     _Rule("mean", lambda v: all(abs(x) < 2**31 for x in v), "finite numbers"),
     _Rule("std", lambda v: all(_SMALLEST < x < 2**31 for x in v), "positive numbers"),
     _Rule(
@@ -355,10 +372,28 @@ def check_values(values: Mapping[str, Any]) -> None:
 
 
 def _check_images(config):
+    features = config.source == "features"
+    if features != (config.backbone == "features"):
+        raise UserError(
+            "config keys source='features' and backbone='features' go together; got "
+            f"source={config.source!r}, backbone={config.backbone!r}"
+        )
+    if not features and config.channels not in (1, 3):
+        raise UserError(f"config key channels={config.channels!r} must be one of: 1, 3")
+    for key, nothing in _WITHOUT_PICTURES.items():
+        if features and config[key] != nothing:
+            raise UserError(
+                f"config key {key}={config[key]!r} is for images; with source='features' it must "
+                f"be {nothing!r}"
+            )
+    if config.hidden_layers and not features:
+        raise UserError(
+            f"config key hidden_layers={config.hidden_layers!r} is for source='features'"
+        )
     for key in ("mean", "std"):
         if len(config[key]) not in (0, config.channels):
             raise UserError(f"config key {key}={config[key]!r} must have {config.channels} values")
-    if config.validation_share and config.source != "folder":
+    if config.validation_share and config.source not in ("folder", "features"):
         raise UserError(
             f"config key validation_share={config.validation_share} splits source='folder'; "
             f"source={config.source!r} has its own test set"

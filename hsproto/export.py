@@ -106,7 +106,8 @@ def predictor(run: inference.Run) -> tuple[dict[str, np.ndarray], jax_export.Exp
     weights, call = run.program()
     spec = data_spec(run.config)
     (rows,) = jax_export.symbolic_shape("n")
-    images = jax.ShapeDtypeStruct((rows, spec.side, spec.side, spec.channels), np.uint8)
+    dtype = np.float32 if spec.source == "features" else np.uint8
+    images = jax.ShapeDtypeStruct((rows, spec.side, spec.side, spec.channels), dtype)
     shapes = {name: jax.ShapeDtypeStruct(w.shape, w.dtype) for name, w in weights.items()}
     return weights, jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, images)
 

@@ -252,11 +252,12 @@ class Run:
 
         The last batch is padded, so that one program is compiled; one image alone has its own.
         """
-        images = intake.listed(images)
+        images = intake.listed(images, self._spec)
         size = 1 if len(images) == 1 else BATCH_SIZE
         for start in range(0, len(images), size):
             found = intake.read_all(images[start : start + size], self._spec)
-            pixels = np.zeros((size, *_image_shape(self._spec)), np.uint8)
+            dtype = np.float32 if self._spec.source == "features" else np.uint8
+            pixels = np.zeros((size, *_image_shape(self._spec)), dtype)
             for row, image in enumerate(found):
                 if isinstance(image, UnreadableImage):
                     raise image

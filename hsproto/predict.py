@@ -5,7 +5,7 @@
 One line per image: its path, then the likeliest classes, each with the cosine between the image's
 embedding and the class's prototype (1: the same direction). Of a folder all image files below it.
 Files are read as training reads them. What cannot be read is told and passed over; the status is 2
-then.
+then. A run on features takes files of features and numbers their rows.
 
 --csv writes a table in place of the lines: path, class, cosine, rejected, and class_2, cosine_2 and
 so on up to --top. With --reject an image below this cosine to its likeliest class is marked as
@@ -63,38 +63,47 @@ def main(argv: list[str]) -> int:
     if top < 1:
         parser.error(f"--top={top} must be at least 1")
     run = inference.load(args.workdir, args.checkpoint)
-    paths = intake.listed(args.images)
+    images = _named(args.images, data_spec(run.config))
     top = min(top, len(run.class_names))
     with _output(args.csv, top) as show:
         failed = 0
-        progress = ItemProgress(len(paths), _tell, "images")
+        progress = ItemProgress(len(images), _tell, "images")
         # Blocks of one length: a program of its own is compiled for an image that is left alone.
-        length = math.ceil(len(paths) / math.ceil(len(paths) / inference.BATCH_SIZE))
-        for start in range(0, len(paths), length):
-            block = paths[start : start + length]
+        length = math.ceil(len(images) / math.ceil(len(images) / inference.BATCH_SIZE))
+        for start in range(0, len(images), length):
+            block = images[start : start + length]
             answers = list(_answers(run, block, top, args.reject))
             failed += len(block) - len(answers)
             for answer in answers:
                 show(answer)
             progress.update(start + len(block))
     if failed:
-        _tell(f"hsproto: {failed} of {len(paths)} images could not be read")
+        _tell(f"hsproto: {failed} of {len(images)} images could not be read")
     return 2 if failed else 0
 
 
+def _named(paths: Sequence[str], spec: Any) -> list[tuple[str, Any]]:
+    """Return (name, image) of all images, none of them read; features are numbered by file."""
+    if spec.source != "features":
+        return [(path, path) for path in intake.listed(paths, spec)]
+    rows = [(path, enumerate(intake.listed(path, spec))) for path in paths]
+    return [(f"{path}[{i}]", row) for path, of_file in rows for i, row in of_file]
+
+
 def _answers(
-    run: inference.Run, paths: Sequence[str], top: int, reject: float | None
+    run: inference.Run, images: Sequence[tuple[str, Any]], top: int, reject: float | None
 ) -> Iterator[Answer]:
     """Yield what is found of the images that can be read; tell of the others."""
-    read = dict(zip(paths, intake.read_all(paths, data_spec(run.config)), strict=True))
-    for path in paths:
-        if isinstance(read[path], UserError):
-            _tell(visible(f"hsproto: {read[path]}"))
-    readable = [path for path in paths if not isinstance(read[path], UserError)]
+    read = intake.read_all([image for _, image in images], data_spec(run.config))
+    for image in read:
+        if isinstance(image, UserError):
+            _tell(visible(f"hsproto: {image}"))
+    names = [name for name, _ in images]
+    readable = [(n, i) for n, i in zip(names, read, strict=True) if not isinstance(i, UserError)]
     if not readable:
         return
-    classes, cosines = run.rank(np.stack([read[path] for path in readable]))
-    for path, row, values in zip(readable, classes[:, :top], cosines[:, :top], strict=True):
+    classes, cosines = run.rank(np.stack([image for _, image in readable]))
+    for (path, _), row, values in zip(readable, classes[:, :top], cosines[:, :top], strict=True):
         rejected = reject is not None and bool(values[0] < reject)
         yield Answer(path, [run.class_names[c] for c in row], values, rejected)
 

@@ -113,6 +113,29 @@ def small(few_classes: bool) -> ConfigDict:
     return config
 
 
+def features() -> ConfigDict:
+    """Return the protocol of a classifier on features of another network: seconds on a CPU."""
+    config = default()
+    config.source = config.backbone = "features"
+    config.image_size = 1
+    config.channels = 0
+    config.crop_scale = (1.0, 1.0)
+    config.flip = False
+    config.embedding = "signed"
+
+    config.loss = "nonl"
+    config.temperature = 0.1
+    config.batch_size = 512
+    config.epochs = 20.0
+    config.base_lr = 0.1
+    config.warmup_epochs = 1.0
+    config.weight_decay = 5e-4
+
+    config.eval_batch_size = 2000
+    config.keep_checkpoints = 1
+    return config
+
+
 def add_scl_head_and_augmentation(config: ConfigDict) -> None:
     """Add the paper's projection head and augmentation of supervised contrastive learning."""
     config.projection = "mlp"

@@ -46,7 +46,7 @@ from hsproto.training.profiler import Profile
 
 # What the processes of a run need not have in common.
 _EACH_ITS_OWN = ("data_dir", "workers")
-_FROM_DATA = ("num_classes", "num_examples", "mean", "std", "crop_on")
+_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:

@@ -130,7 +130,8 @@ def check_command(words):
 
 
 @pytest.mark.parametrize("page", [p for p in pages_with("python") if p not in (FRAMEWORKS, PYTHON)])
-def test_the_examples_of_a_page_run_in_order(page):
+def test_the_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run_examples(page)
 
 
@@ -154,6 +155,22 @@ def test_the_script_of_a_framework_runs_where_it_is_installed(script, monkeypatc
     for name in re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE):
         pytest.importorskip(name)
     exec(compile(script, FRAMEWORKS, "exec"), {"__name__": FRAMEWORKS})
+
+
+@pytest.mark.parametrize("page", ["docs/measure.md", "docs/features.md"])
+def test_every_line_of_a_page_is_executed(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    namespace, said = {}, ""
+    for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", PAGES[page], re.DOTALL | re.M):
+        if language == "python":
+            exec(compile(code, page, "exec"), namespace)
+        elif language == "bash":
+            for line in code.replace("\\\n", " ").splitlines():
+                name, *arguments = shlex.split(line.removeprefix("hsproto "), comments=True)
+                assert importlib.import_module(COMMANDS[name].module).main(arguments) == 0
+            said = capsys.readouterr().out
+        else:
+            assert code.strip() in said, f"{page} shows\n{code}\nbut the commands print\n{said}"
 
 
 @pytest.mark.parametrize("page", pages_with("bash", "console"))

@@ -14,14 +14,14 @@ def measure(features, labels, where, prototypes, bias, groups, widths, sharding,
     """All measures of `geometry.neural_collapse`; `groups`, `widths`: `spectra.plan_classes`."""
     # Compiled in parts: the part between classes is reused for any number of rows.
     empty = class_stats.init(num_classes, jnp.shape(features)[1])
-    to_size = Partial(_to_size, _exponent(features, labels, where, num_classes))
+    scale = Partial(to_size, _exponent(features, labels, where, num_classes))
     unit_stats = class_stats.update(empty, features, labels, where, numerics.l2_normalize)
-    stats = class_stats.update(empty, features, labels, where, to_size)
-    measures, between = _of_classes(unit_stats, stats, prototypes)
+    stats = class_stats.update(empty, features, labels, where, scale)
+    measures, between = of_classes(unit_stats, stats, prototypes)
     measures["erank_intra"] = spectra.mean_class_rank(
         features, labels, where, unit_stats, groups, widths=widths, sharding=sharding
     )
-    measures |= _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
+    measures |= of_rows(features, labels, where, scale, stats, between, prototypes, bias)
     return _where_finite(measures, unit_stats, stats, prototypes)
 
 
@@ -50,15 +50,15 @@ def _exponent(features, labels, where, num_classes):
     return spectra.binary_exponent(lax.fori_loop(0, blocks.count, larger, none))
 
 
-def _to_size(exponent, rows):
+def to_size(exponent, rows):
     """`rows` over a power of two: their ratios are free of scale, their squares may overflow."""
     return jnp.ldexp(rows, -exponent)
 
 
 @jax.jit
-def _of_classes(unit_stats, stats, prototypes):
+def of_classes(unit_stats, stats, prototypes):
     """Measures determined by the statistics of classes and the prototypes; and the centered means,
-    their centre and `spectra.whitening`, which `_of_rows` compares the rows with."""
+    their centre and `spectra.whitening`, which `of_rows` compares the rows with."""
     counted = stats.counts > 0
     centered, centre = class_stats.centered(stats.means, counted)
     directions = None
@@ -178,7 +178,7 @@ def _of_spectra(means, directions, counted):
 
 
 @jax.jit
-def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias):
+def of_rows(features, labels, where, scale, stats, between, prototypes, bias):
     """nc1, and nc4 if there are prototypes: what needs the rows once the means are known."""
     counted, paired = stats.counts > 0, stats.counts >= 2
     keep = numerics.row_mask(labels, counted.shape[0], where)
@@ -192,7 +192,7 @@ def _of_rows(features, labels, where, to_size, stats, between, prototypes, bias)
         rows, label, kept = (blocks.take(x, i) for x in (features, labels, keep))
         kept &= blocks.fresh(i)
         rows = class_stats.masked(rows, kept)
-        shifted = to_size(rows) - centre[None, :]
+        shifted = scale(rows) - centre[None, :]
         residuals = shifted - jnp.take(centered, label, axis=0, mode="clip")
         within = kept & (jnp.take(scatter, label, mode="clip") != 0)
         squares = jnp.sum(numerics.matmul(residuals, whiten) ** 2, axis=1)

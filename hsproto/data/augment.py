@@ -27,8 +27,11 @@ def make_augment(config: Any) -> Callable[..., jax.Array]:
     The function returns float32 [B, S, S, C] with S = config.image_size, normalized. Every image
     has a key of its own: `keys` [B], or one to split them from. For two views call it twice, with
     different keys. Where `crop_on` is host, images are [B, V, S, S, C] with crops made on the host,
-    of which those of `view` are taken unchanged.
+    of which those of `view` are taken unchanged. Features, float32 [B, 1, 1, D], are normalized.
     """
+    if config.source == "features":
+        normalize_rows = _make_normalize(config)
+        return lambda keys, images, view=0: normalize_rows(images)
     stages = _stages(config)
     ends = np.cumsum([count for count, _ in stages])
     normalize = _make_normalize(config)
@@ -55,9 +58,12 @@ def make_augment(config: Any) -> Callable[..., jax.Array]:
 def make_preprocess(config: Any) -> Callable[[jax.Array], jax.Array]:
     """Return the preprocessing of evaluation: f(images uint8 [B, H, W, C]) -> float32 [B, S, S, C].
 
-    It takes the center square of side S = config.image_size, normalized.
+    It takes the center square of side S = config.image_size, normalized. Features, float32
+    [B, 1, 1, D], are only normalized.
     """
     normalize = _make_normalize(config)
+    if config.source == "features":
+        return normalize
     size = config.image_size
 
     def preprocess(images):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hsproto.data import decode, folder
+from hsproto.data import decode, features, folder
 from hsproto.data.listing import image_files
 from hsproto.data.source import DataSpec
 from hsproto.errors import UserError
@@ -17,7 +17,7 @@ _THREADS = 8  # that decode; each holds one whole picture
 _CHANNELS = (1, 3, 4)
 
 
-def listed(images: Any) -> Sequence[Any]:
+def listed(images: Any, spec: DataSpec) -> Sequence[Any]:
     """Return single images, none of them read yet: paths of files, Pillow's pictures, uint8 arrays.
 
     Args:
@@ -25,10 +25,15 @@ def listed(images: Any) -> Sequence[Any]:
             arrays uint8 [H, W] or [H, W, C] with C of 1, 3 or 4: one path or picture, or a sequence
             of any of these; or one array uint8 [N, H, W] or [N, H, W, C].
 
+    Where the source of `spec` is features: rows float32 [1, 1, D] of files of features, or of
+    numbers [N, D].
+
     Raises:
         UserError: there is no image, a folder cannot be read, or an array is of another type or
             shape.
     """
+    if spec.source == "features":
+        return _feature_rows(images, spec.channels)
     if isinstance(images, str | os.PathLike | Image.Image):
         images = [images]
     if hasattr(images, "shape"):
@@ -53,6 +58,8 @@ def read(image: Any, spec: DataSpec) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing or damaged, or the picture cannot be converted.
     """
+    if spec.source == "features":
+        return image
     if isinstance(image, str | os.PathLike):
         return folder.read_image(image, spec)
     if isinstance(image, np.ndarray):
@@ -75,6 +82,19 @@ def read_all(images: Sequence[Any], spec: DataSpec) -> list[np.ndarray | decode.
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(attempt, images))
+
+
+def _feature_rows(rows, dim):
+    if isinstance(rows, str | os.PathLike):
+        return features.load_rows(rows, dim).images
+    if isinstance(rows, list | tuple) and rows and isinstance(rows[0], str | os.PathLike):
+        return np.concatenate([features.load_rows(path, dim).images for path in rows])
+    rows = np.asarray(rows)
+    if rows.dtype.kind not in "fiu" or rows[:1].size != dim or not len(rows):
+        raise UserError(
+            f"features are {rows.dtype} of shape {rows.shape}: the run takes numbers [N, {dim}]"
+        )
+    return np.asarray(rows, np.float32).reshape(-1, 1, 1, dim)
 
 
 def _each(image):

@@ -7,6 +7,7 @@ import numpy as np
 from hsproto.data import class_lists, decode, loader, long_tail, subsets
 from hsproto.data import source as source_lib
 from hsproto.data.arrays import load_arrays, load_digits
+from hsproto.data.features import load_features, statistics
 from hsproto.data.folder import load_folder
 from hsproto.data.source import DataSpec, Splits, data_spec
 from hsproto.data.tfds import load_tfds
@@ -16,6 +17,7 @@ from hsproto.parallel.processes import log_main
 _READERS = {
     "arrays": load_arrays,
     "digits": load_digits,
+    "features": load_features,
     "folder": load_folder,
     "tfds": load_tfds,
 }
@@ -123,6 +125,10 @@ def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
         )
     config = config.copy_and_resolve_references()
     config.update(counts)
+    if config.source == "features":
+        config.channels = splits.train.images.shape[-1]
+        if not config.mean and not config.std:
+            config.mean, config.std = statistics(splits.train.images)
     config.mean, config.std = source_lib.normalization(config)
     if config.crop_on == "auto":
         config.crop_on = earlier.crop_on if earlier else loader.crop_place(splits.train, config)

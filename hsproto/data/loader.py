@@ -156,6 +156,8 @@ class Loader:
 def _is_resident(source, placement):
     if placement not in ("auto", "resident", "stream"):
         raise UserError(f"placement={placement!r} is unknown: use auto, resident or stream")
+    if isinstance(source, ArraySource) and source.images.dtype != np.uint8:
+        return True  # features, which are in memory as they are
     if placement == "auto":
         return len(source) * math.prod(source.image_shape) <= RESIDENT_BYTES
     return placement == "resident"

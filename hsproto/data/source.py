@@ -145,6 +145,8 @@ def normalization(config: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(config.mean), tuple(config.std)
     if config.mean or config.std:
         raise UserError("config keys mean and std go together: give both, or neither")
+    if config.source == "features":
+        raise UserError("config keys mean and std of features come from the training set")
     name = config.dataset.split("/")[0].split(":")[0]
     known = _NORMALIZATION.get(name)
     if known and len(known[0]) == config.channels:

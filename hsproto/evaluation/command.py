@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hsproto import cli
+from hsproto.errors import UserError
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.parallel import processes
 from hsproto.runs import measurements
@@ -43,19 +44,28 @@ def make_parser(doc: str | None, name: str, reads_data: bool = True) -> cli.Pars
     return parser
 
 
-def run(name: str, args: Any, measure: Callable[[TrainedRun, Any], Results]) -> int:
+def run(
+    name: str, args: Any, measure: Callable[[TrainedRun, Any], Results], images: bool = False
+) -> int:
     """Join the processes, measure the run of `args`, write its results and print their table.
 
     Args:
         name: of the command.
         args: the parsed flags of a `make_parser`.
         measure: called with the opened run and `args`.
+        images: whether the command needs a run that was trained on images.
     """
     processes.join(args)
     with processes.together():
         flags = {key: str(value) for key, value in vars(args).items() if key not in _EACH_ITS_OWN}
         processes.agree({"flags": flags})
-        results = measure(TrainedRun(args.workdir, args.checkpoint, args.run_data_dir), args)
+        opened = TrainedRun(args.workdir, args.checkpoint, args.run_data_dir)
+        if images and opened.config.source == "features":
+            raise UserError(
+                f"--workdir={args.workdir} was trained on features, and `hsproto {name}` needs a "
+                "run on images"
+            )
+        results = measure(opened, args)
         if results.content is not None:
             write_results(args.workdir, name, results.content)
         processes.log_main(results.table)

@@ -4,7 +4,8 @@
 
 SET is an npz (`test_images` or `images`, uint8 [N, H, W(, C)]), a folder of images at any depth, or
 tfds:NAME, whose test split is read. Its images are converted to the size and channels of the run's,
-as those of a folder are; labels are ignored, so leave out images of the run's own classes.
+as those of a folder are; labels are ignored, so leave out images of the run's own classes. Of a run
+on features SET is a file of features.
 
 Scores, higher for images that look familiar:
 
@@ -29,6 +30,7 @@ from scipy import special
 
 from hsproto import cli, npz, prototypes
 from hsproto.data import arrays, decode, folder, listing
+from hsproto.data import features as feature_files
 from hsproto.data import load as load_lib
 from hsproto.data.source import DataSpec, Source, data_spec
 from hsproto.errors import UserError
@@ -94,6 +96,8 @@ def read_other(location: str, config: Any) -> Source:
         UserError: there is no such set, or it holds no usable images.
     """
     side, channels = data_spec(config).side, config.channels
+    if config.source == "features":
+        return feature_files.load_rows(location, channels)
     if location.startswith("tfds:"):
         dataset = location.removeprefix("tfds:")
         spec = DataSpec(source="tfds", dataset=dataset, image_size=side, channels=channels)

@@ -293,4 +293,4 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--layout", choices=("auto", "npy", "folder"), default="auto")
     parser.add_argument("--corruptions", metavar="NAME,...", help="default: the 15 standard ones")
-    return command.run("robustness", parser.parse_args(argv), measure)
+    return command.run("robustness", parser.parse_args(argv), measure, images=True)

@@ -329,4 +329,4 @@ def main(argv: list[str]) -> int:
         parser.error(f"--penalties={args.penalties} must be at least 1")
     if not args.datasets.strip(","):
         parser.error(f"--datasets={args.datasets!r} names no set")
-    return command.run("transfer", args, transfer)
+    return command.run("transfer", args, transfer, images=True)

@@ -16,7 +16,7 @@ VITS = {"vit_s": dict(dim=384, num_heads=6), "vit_b": dict(dim=768, num_heads=12
 # Channels of the four layers, divided by `width`.
 CONVNETS = {"convnet": (1, 1, 1, 1), "convnet_wide": (1, 1, 1, 4)}
 EFFICIENTNETS = {"efficientnet_lite0": 1280}  # features
-BACKBONES = (*RESNETS, *VITS, *EFFICIENTNETS, *CONVNETS)
+BACKBONES = (*RESNETS, *VITS, *EFFICIENTNETS, *CONVNETS, "features")
 STEMS = ("cifar", "imagenet")
 EMBEDDINGS = ("pooled", "signed", "signed_bn")
 PROJECTIONS = ("none", "linear", "mlp")
@@ -27,6 +27,8 @@ def feature_dim(config: Any) -> int:
     """Return D, the dimension of the features of `models.model.build(config, ...)`."""
     if config.embedding == "signed" and config.embedding_dim:
         return config.embedding_dim
+    if config.backbone == "features":
+        return int(config.hidden_layers[-1]) if config.hidden_layers else config.channels
     if config.backbone in VITS:
         return VITS[config.backbone]["dim"]
     if config.backbone in EFFICIENTNETS:

@@ -23,6 +23,7 @@ from hsproto.methods import LOSS_HEADS
 from hsproto.models.architecture import CONVNETS, EFFICIENTNETS, RESNETS, VITS, validate
 from hsproto.models.convnets import ConvNet, ResNet
 from hsproto.models.efficientnet import EfficientNetLite
+from hsproto.models.features import FeatureLayers
 from hsproto.models.layers import DTYPES, batch_norm, bias_init, linear, prototypes_init
 from hsproto.models.vit import VisionTransformer
 
@@ -82,7 +83,8 @@ def build(config: Any, num_classes: int) -> Model:
 
     - `backbone`: resnet18|34|50|101|152, vit_s, vit_b, efficientnet_lite0, convnet, or
       convnet_wide, whose last layer has 4 `width` channels. `width` (channels of the first stage)
-      is for ResNets and convnets, `stem` for ResNets, `patch_size` for ViTs.
+      is for ResNets and convnets, `stem` for ResNets, `patch_size` for ViTs. "features" are what
+      another network made of images, float [B, 1, 1, D], passed through `hidden_layers`.
     - `embedding`: "pooled" is the backbone's output, after ReLU and average pooling (for a ViT: its
       class token). "signed" adds a linear layer to `embedding_dim` dimensions (0: those of the
       backbone), "signed_bn" a BatchNorm. Non-negative features, such as the pooled ones of ResNets
@@ -103,6 +105,8 @@ def build(config: Any, num_classes: int) -> Model:
     if config.backbone in RESNETS:
         kind, depths = RESNETS[config.backbone]
         backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups)
+    elif config.backbone == "features":
+        backbone = FeatureLayers(tuple(map(int, config.hidden_layers)))
     elif config.backbone in VITS:
         backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
     elif config.backbone in EFFICIENTNETS:

@@ -42,8 +42,9 @@ def paper_set(run: Run) -> str | None:
     name, settings = run.config["dataset"], run_lib.settings(run)
     if settings["init_from"]:  # the paper trains from scratch
         return None
-    # Whatever the run calls them: digits, and one's own photos. The paper's folders are ImageNet's.
-    if settings["source"] == "digits":
+    # Whatever the run calls them: digits, features, and one's own photos. The paper's folders are
+    # ImageNet's.
+    if settings["source"] in ("digits", "features"):
         return None
     if settings["source"] == "folder" and not name.startswith("imagenet"):
         return None

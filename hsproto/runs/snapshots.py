@@ -195,7 +195,12 @@ def load(
 
 
 def shrink(image: np.ndarray) -> np.ndarray:
-    """Return an image uint8 [H, W, C] with at most MAX_SIDE pixels per side."""
+    """Return an image uint8 [H, W, C] with at most MAX_SIDE pixels per side.
+
+    Features, which are no picture, have a gray pixel.
+    """
+    if image.dtype != np.uint8:
+        return np.full((1, 1, 1), 128, np.uint8)
     height, width, channels = image.shape
     scale = MAX_SIDE / max(height, width)
     if scale >= 1:
