@@ -97,10 +97,11 @@ def _dispatch(argv):
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
     signalled = name in ("train", "head")
     with signals.exit_if_terminated() if signalled else contextlib.nullcontext():
-        main_of_command = _load(name)
-        if COMMANDS[name].compiles and NO_CACHE not in rest and not _asks_for_help(rest):
-            compilation_cache.use()
-        return main_of_command(rest)
+        with _extra_named(name):
+            main_of_command = _load(name)
+            if COMMANDS[name].compiles and NO_CACHE not in rest and not _asks_for_help(rest):
+                compilation_cache.use()
+            return main_of_command(rest)
 
 
 def _asks_for_help(argv):
@@ -108,9 +109,14 @@ def _asks_for_help(argv):
 
 
 def _load(name):
-    """Return the `main` of a command. Raise UserError if an extra is not installed."""
+    return importlib.import_module(COMMANDS[name].module).main
+
+
+@contextlib.contextmanager
+def _extra_named(name):
+    """Raise UserError with the extra that a command lacks, where one is not installed."""
     try:
-        return importlib.import_module(COMMANDS[name].module).main
+        yield
     except ModuleNotFoundError as error:
         if (error.name or "hsproto").partition(".")[0] == "hsproto":
             raise

@@ -327,7 +327,9 @@ _RULES = (
         "at least 0 and below 1",
     ),
     _Rule(
-        "hidden_layers", lambda v: all(x >= 1 and x == int(x) for x in v), "widths, e.g. 512/512"
+        "hidden_layers",
+        lambda v: all(1 <= x < 2**31 and x == int(x) for x in v),
+        "widths, e.g. 512/512",
     ),
     _Rule("mean", lambda v: all(abs(x) < 2**31 for x in v), "finite numbers"),
     _Rule("std", lambda v: all(_SMALLEST < x < 2**31 for x in v), "positive numbers"),

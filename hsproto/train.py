@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 import argparse
 import os
 import warnings
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -81,10 +82,36 @@ def _train(config, workdir, profile_steps, preemption):
     mesh = mesh_lib.make_mesh()
     _check(config, mesh)
     with workdir_lib.owned(workdir):
-        return _train_in_own(config, workdir, profile_steps, preemption, mesh)
+        found = _find(config, workdir)
+        _log_run(found.config, workdir, mesh)
+        if summary := _finished(workdir, found.config):
+            return summary
+        abstract_state, loaders = _open(found, mesh)
+        # Only now: rejected input must not claim the workdir for a config that cannot run.
+        if processes.is_main():
+            data_file.write(workdir, found.data)  # before config.json, which makes it a run
+            config_file.write(workdir, found.config)
+        return _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mesh)
 
 
-def _train_in_own(config, workdir, profile_steps, preemption, mesh):
+class _Found(NamedTuple):
+    """What a run is made of.
+
+    Attributes:
+        config: Resolved.
+        splits: The training and the test source.
+        data: Their fingerprint.
+        weights: Of `init_from`, where the run begins; else None.
+    """
+
+    config: ConfigDict
+    splits: load_lib.Splits
+    data: dict[str, Any]
+    weights: Any
+
+
+def _find(config, workdir):
+    """Read the data and the weights, and compare them with those of an earlier start."""
     earlier = workdir_lib.claim(workdir, config)
     config = _with_dataset(config, earlier)
     weights = None if earlier else pretrained.load(config.init_from)
@@ -101,38 +128,41 @@ def _train_in_own(config, workdir, profile_steps, preemption, mesh):
     config_lib.validate(config)
     processes.agree({"from the data": {key: config[key] for key in _FROM_DATA}})
     architecture.validate(config, config.num_classes)
-    _log_run(config, workdir, mesh)
-    if summary := _finished(workdir, config):
-        return summary
+    return _Found(config, splits, data, weights)
+
+
+def _open(found, mesh):
+    """Return the abstract state and the loaders. Reject what has no room or cannot be sampled."""
+    config, splits = found.config, found.splits
     abstract_state = state_lib.abstract(config, mesh)
     memory.check(config, abstract_state, mesh)
-    if weights:  # before the workdir is claimed for weights that do not fit
-        pretrained.fill(config, weights, abstract_state.variables)
-    sampler.make(splits.train, config)  # which rejects what cannot be sampled
-    if config.logit_adjustment:  # and this, classes without images
+    if found.weights:  # which may not fit the network
+        pretrained.fill(config, found.weights, abstract_state.variables)
+    sampler.make(splits.train, config)
+    if config.logit_adjustment:  # which rejects classes without images
         objective.log_prior(long_tail.class_counts(splits.train))
-    loaders = Loaders(*(loader.open_loader(split, config, mesh) for split in splits))
-    # Only now: rejected input must not claim the workdir for a config that cannot run.
-    if processes.is_main():
-        data_file.write(workdir, data)  # before config.json, which makes the folder a run
-        config_file.write(workdir, config)
+    return abstract_state, Loaders(*(loader.open_loader(each, config, mesh) for each in splits))
 
-    metadata = {known_data.KEY: data, CONFIG: config_lib.to_values(config)}
+
+def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mesh):
+    """Train from the newest checkpoint, or the start, to the end, and write the results."""
+    config, splits = found.config, found.splits
+    metadata = {known_data.KEY: found.data, CONFIG: config_lib.to_values(config)}
     with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
-            state = _initial_state(config, mesh, weights)
+            state = _initial_state(config, mesh, found.weights)
             if start := frozen.steps(config):
                 state = frozen.train_head(config, state, loaders.train, mesh, workdir)
                 checkpoints.ensure(start, state, inspection.inspect(state).digest)
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
-        evaluator = Evaluator(config, loaders, mesh)
         with (
             MetricsWriter(workdir, start, config.tensorboard, processes.is_main()) as metrics,
             Profile(workdir, profile_steps, log_main) as profile,
         ):
+            evaluator = Evaluator(config, loaders, mesh)
             snapshots = SnapshotWriter(workdir, start, splits.test, processes.is_main())
             collaborators = Collaborators(
                 loaders.train, evaluator, checkpoints, metrics, snapshots, profile
