@@ -148,7 +148,8 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
     """Train from the newest checkpoint, or the start, to the end, and write the results."""
     config, splits = found.config, found.splits
     metadata = {known_data.KEY: found.data, CONFIG: config_lib.to_values(config)}
-    with Checkpoints(workdir, config.keep_checkpoints, metadata) as checkpoints:
+    keep = config.keep_checkpoints
+    with Checkpoints(workdir, keep, metadata, mark=config_file.NAME) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
             state = _initial_state(config, mesh, found.weights)

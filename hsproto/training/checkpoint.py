@@ -29,6 +29,8 @@ class Checkpoints:
     """The checkpoints in `workdir`/checkpoints, by step. Leaving the context waits for saves.
 
     `keep` is the number of checkpoints to retain, for a run that writes them; None to only read.
+    `mark` is a file of the run in `workdir`: once it is gone, so is the run. (Orbax makes its own
+    folder again.)
     `metadata`, as JSON holds it, is stored with each.
     """
 
@@ -37,10 +39,12 @@ class Checkpoints:
         workdir: str | os.PathLike,
         keep: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        mark: str = "checkpoints",
     ):
         self._keep, self._added = keep, metadata or {}
         self._workdir = os.path.abspath(workdir)
         self._directory = os.path.join(self._workdir, "checkpoints")
+        self._mark = os.path.join(self._workdir, mark)
         # The handler says that a checkpoint is one item; Orbax would guess from the first read.
         self._manager = ocp.CheckpointManager(
             self._directory,
@@ -96,6 +100,7 @@ class Checkpoints:
         """
         for _ in attempts():
             self.wait()
+            self._check_workdir()
             if processes.all_processes(step in self.steps()):
                 return
             self.save(step, state, digest)
@@ -119,7 +124,7 @@ class Checkpoints:
 
     def _check_workdir(self):
         try:
-            os.stat(self._directory)
+            os.stat(self._mark)
             exists = True
         except FileNotFoundError:
             exists = False

@@ -55,7 +55,7 @@ def _same(trial, wanted):
 
 
 def test_killed(trials, undisturbed):
-    operations = chosen(undisturbed[0], 6)
+    operations = chosen(undisturbed[0], 4)
     assert disturb(trials, undisturbed, operations, ERRNO="KILL") == {"good": operations}
 
 
@@ -71,24 +71,24 @@ def test_killed_again_in_the_resume(trials, undisturbed):
 
 @pytest.mark.parametrize("error", [FULL, BROKEN])
 def test_refused_once(error, trials, undisturbed):
-    operations = chosen(undisturbed[0], 4)
+    operations = chosen(undisturbed[0], 3)
     assert disturb(trials, undisturbed, operations, ERRNO=error) == {"good": operations}
 
 
 @pytest.mark.parametrize("error", [FULL, BROKEN])
 def test_refused_from_then_on(error, trials, undisturbed):
-    operations = chosen(undisturbed[0], 3)
+    operations = chosen(undisturbed[0], 2)
     verdicts = disturb(trials, undisturbed, operations, ERRNO=error, FOR=FOR_GOOD)
     assert verdicts == {"good": operations}
 
 
 def test_told_to_stop(trials, undisturbed):
-    operations = chosen(undisturbed[0], 4)
+    operations = chosen(undisturbed[0], 3)
     assert disturb(trials, undisturbed, operations, ERRNO="TERM") == {"good": operations}
 
 
 @pytest.mark.parametrize("seconds", [365 * 86400, -3600])
 def test_the_wall_clock_jumps(seconds, trials, undisturbed):
-    operations = chosen(undisturbed[0], 3)
+    operations = chosen(undisturbed[0], 2)
     verdicts = disturb(trials, undisturbed, operations, ERRNO="CLOCK", SECONDS=seconds)
     assert verdicts == {"good": operations}
