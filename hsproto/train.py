@@ -159,12 +159,13 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
+        active = processes.is_main()
         with (
-            MetricsWriter(workdir, start, config.tensorboard, processes.is_main()) as metrics,
+            MetricsWriter(workdir, start, config.tensorboard, active) as metrics,
+            SnapshotWriter(workdir, start, splits.test, active) as snapshots,
             Profile(workdir, profile_steps, log_main) as profile,
         ):
             evaluator = Evaluator(config, loaders, mesh)
-            snapshots = SnapshotWriter(workdir, start, splits.test, processes.is_main())
             collaborators = Collaborators(
                 loaders.train, evaluator, checkpoints, metrics, snapshots, profile
             )

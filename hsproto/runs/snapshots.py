@@ -25,6 +25,7 @@ for the digits (P = 300, C = 10, D = 32), 0.4 MB at D = 512. Writing it takes 2 
 """
 
 import os
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ from PIL import Image
 from hsproto.errors import one_line
 from hsproto.runs import reading
 from hsproto.runs.files import write_npz
-from hsproto.runs.storage import Complaints
+from hsproto.runs.storage import Complaints, persist
 
 MAX_CLASSES = 30  # more could be distinguished neither by color nor in a figure
 MAX_SIDE = 64  # pixels
@@ -100,35 +101,59 @@ class SnapshotWriter:
     """Writes the snapshots of a run whose test set is `source`.
 
     Removes those after `step`, of a killed run, and all if other images are chosen from now on.
-    Only one process of a run is `active`; the others write nothing.
+    Those that the storage does not take are kept in memory and written when it does. Only one
+    process of a run is `active`; the others write nothing.
     """
 
     def __init__(self, workdir: str, step: int, source: Any, active: bool = True):
         self._workdir, self._source, self._active = workdir, source, active
         self._complaints = Complaints()
+        self._unwritten: list[tuple[int, Snapshot]] = []
         if active:
             for other, path in step_files(workdir):
                 if other > step:
                     os.remove(path)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def write(self, step: int, snapshot: Snapshot | None) -> None:
-        """Write a snapshot, if there is one; only warn if that fails, e.g. on a full disk."""
+        """Write a snapshot, if there is one. Warn and keep it if that fails, as on a full disk."""
         if not self._active or snapshot is None:
             return
+        self._unwritten.append((step, snapshot))
         try:
-            os.makedirs(folder(self._workdir), exist_ok=True)
-            self._write_points(snapshot)
-            arrays = {name: getattr(snapshot, name) for name in _STEP_ARRAYS}
-            arrays["features"] = _compact(snapshot.features)
-            if snapshot.bias is not None:
-                arrays["bias"] = snapshot.bias
-            path = os.path.join(folder(self._workdir), f"{step:08d}.npz")
-            write_npz(path, arrays)
+            self._write_all()
         except OSError as error:
             self._complaints.warn(
-                f"the snapshot of step {step} could not be written: {one_line(error, 200)}; the "
-                "run goes on"
+                f"the snapshot of step {self._unwritten[0][0]} could not be written: "
+                f"{one_line(error, 200)}; the run goes on and keeps it in memory"
             )
+
+    def close(self) -> None:
+        """Write what is left; warn if that fails: a run is finished without its snapshots too."""
+        if error := persist(self._write_all):
+            self._complaints.say(
+                f"{len(self._unwritten)} snapshots could not be written: {one_line(error, 200)}"
+            )
+
+    def _write_all(self):
+        while self._unwritten:
+            self._write(*self._unwritten[0])
+            del self._unwritten[0]
+
+    def _write(self, step, snapshot):
+        # Not with its parents: a workdir that was removed stays away.
+        pathlib.Path(folder(self._workdir)).mkdir(exist_ok=True)
+        self._write_points(snapshot)
+        arrays = {name: getattr(snapshot, name) for name in _STEP_ARRAYS}
+        arrays["features"] = _compact(snapshot.features)
+        if snapshot.bias is not None:
+            arrays["bias"] = snapshot.bias
+        write_npz(os.path.join(folder(self._workdir), f"{step:08d}.npz"), arrays)
 
     def _write_points(self, snapshot):
         path = os.path.join(folder(self._workdir), "points.npz")

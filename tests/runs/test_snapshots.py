@@ -15,7 +15,7 @@ from hsproto.evaluation import trained
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
-from hsproto.runs import snapshots
+from hsproto.runs import snapshots, storage
 from hsproto.runs.snapshots import Snapshot, SnapshotWriter
 from hsproto.training import state as state_lib
 
@@ -163,6 +163,23 @@ def test_a_snapshot_that_cannot_be_written_does_not_stop_the_run(tmp_path):
     (tmp_path / "snapshots").write_text("in the way")
     with pytest.warns(UserWarning, match="snapshot of step 5 could not be written.*goes on"):
         SnapshotWriter(tmp_path, 0, Source()).write(5, snapshot())
+
+
+def test_what_could_not_be_written_is_kept_until_there_is_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "PAUSES", (0, 0))
+    in_the_way = tmp_path / "snapshots"
+    in_the_way.write_text("")
+    with pytest.warns(UserWarning, match="of step 5 .*keeps it in memory"):
+        with SnapshotWriter(tmp_path, 0, Source()) as writer:
+            for step in (5, 10):
+                writer.write(step, snapshot())
+            in_the_way.unlink()
+    assert steps(tmp_path) == [5, 10]
+    with pytest.warns(UserWarning, match="1 snapshots could not be written"):
+        with SnapshotWriter(tmp_path, 10, Source()) as writer:
+            in_the_way.rename(tmp_path / "elsewhere")
+            in_the_way.write_text("")
+            writer.write(15, snapshot())
 
 
 @pytest.mark.parametrize(
