@@ -20,7 +20,7 @@ class Command(NamedTuple):
     """A command: the module whose `main(argv)` it runs, its group in the help, and one line.
 
     `compiles` says that it runs a network, which XLA compiles; `extras` are those of the package
-    that it needs.
+    that it needs; `resumes` says that the same command goes on where it was stopped.
     """
 
     module: str
@@ -28,14 +28,23 @@ class Command(NamedTuple):
     summary: str
     compiles: bool = False
     extras: str = "train"
+    resumes: bool = False
 
 
 NO_CACHE = "--no_compilation_cache"
 _TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
-    "train": Command("hsproto.train", _TRAIN, "train or resume a run of a config", True),
+    "train": Command(
+        "hsproto.train", _TRAIN, "train or resume a run of a config", compiles=True, resumes=True
+    ),
     "configs": Command("hsproto.configs", _TRAIN, "the packaged recipes, a line each"),
-    "head": Command("hsproto.head", _TRAIN, "train a classifier on features of any network", True),
+    "head": Command(
+        "hsproto.head",
+        _TRAIN,
+        "train a classifier on features of any network",
+        compiles=True,
+        resumes=True,
+    ),
     "evaluate": Command("hsproto.evaluate", _TRAIN, "accuracy and geometry of a checkpoint", True),
     "predict": Command("hsproto.predict", _TRAIN, "classify images with a run", True),
     "export": Command(
@@ -95,11 +104,11 @@ def _dispatch(argv):
         return 0
     if name not in COMMANDS:
         raise UserError(f"{name!r} is not a command; `hsproto --help` lists them")
-    signalled = name in ("train", "head")
-    with signals.exit_if_terminated() if signalled else contextlib.nullcontext():
+    command = COMMANDS[name]
+    with signals.exit_if_terminated() if command.resumes else contextlib.nullcontext():
         with _extra_named(name):
             main_of_command = _load(name)
-            if COMMANDS[name].compiles and NO_CACHE not in rest and not _asks_for_help(rest):
+            if command.compiles and NO_CACHE not in rest and not _asks_for_help(rest):
                 compilation_cache.use()
             return main_of_command(rest)
 

@@ -4,6 +4,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -66,30 +67,48 @@ def unpack(
             raise MissingArrays(*missing)
         wanted = [*names, *(name for name in optional if f"{name}.npy" in members)]
         chosen = {name: members[f"{name}.npy"] for name in wanted}
-        unpacked = sum(member.file_size for member in chosen.values())
-        if unpacked > max(MAX_UNPACKED_BYTES, MAX_RATIO * os.path.getsize(path)):
-            raise ValueError(
-                f"it would unpack to {unpacked / 2**30:.1f} GB, more than {MAX_RATIO} times its "
-                f"size and than {MAX_UNPACKED_BYTES / 2**30:.1f} GB"
-            )
+        check_unpacked(sum(member.file_size for member in chosen.values()), path)
         return {name: _array(archive, member) for name, member in chosen.items()}
+
+
+def check_unpacked(size: int, path: str | os.PathLike) -> None:
+    """Raise ValueError if a file would unpack to `size` bytes, more than a data set does."""
+    if size > max(MAX_UNPACKED_BYTES, MAX_RATIO * os.path.getsize(path)):
+        raise ValueError(
+            f"it would unpack to {size / 2**30:.1f} GB, more than {MAX_RATIO} times its size and "
+            f"than {MAX_UNPACKED_BYTES / 2**30:.1f} GB"
+        )
+
+
+def read_header(file: BinaryIO, end: int) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Return (shape, whether by column, dtype, numbers) of an npy file from where it is read.
+
+    Raises:
+        ValueError: Another version, Python objects, or an array that does not fill the file to
+            `end`.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in _READ_HEADER:
+        raise ValueError(f"it is of the unknown version {version}")
+    shape, by_column, dtype = _READ_HEADER[version](file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are not loaded")
+    count = 1
+    for side in shape:  # as Python's numbers, which do not overflow
+        count *= side
+    if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != end:
+        raise ValueError(f"its header contradicts its size (shape {shape}, {dtype})")
+    return shape, by_column, dtype, count
 
 
 def _array(archive, member):
     if member.flag_bits & 1:
         raise ValueError(f"{member.filename!r} is encrypted")
     with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in _READ_HEADER:
-            raise ValueError(f"{member.filename!r} is of the unknown version {version}")
-        shape, fortran_order, dtype = _READ_HEADER[version](file)
-        if dtype.hasobject:
-            raise ValueError(f"{member.filename!r} holds Python objects")
-        count = 1
-        for side in shape:
-            count *= side
-        if min(shape, default=0) < 0 or file.tell() + count * dtype.itemsize != member.file_size:
-            raise ValueError(f"the header of {member.filename!r} contradicts its size")
+        try:
+            shape, fortran_order, dtype, count = read_header(file, member.file_size)
+        except ValueError as error:
+            raise ValueError(f"{member.filename!r}: {error}") from error
         array = np.empty(count, dtype)
         # In blocks: zipfile would hold as much again.
         view, done = memoryview(array.view(np.uint8).reshape(-1)), 0

@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import csv
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +32,7 @@ from hsproto import inference
 from hsproto.data import intake
 from hsproto.data.source import data_spec
 from hsproto.errors import UserError, visible
+from hsproto.runs.files import replaced
 from hsproto.runs.progress import ItemProgress
 
 
@@ -114,20 +114,16 @@ def _output(path: str | None, top: int) -> Iterator[Callable[[Answer], Any]]:
     if path is None:
         yield _print
         return
-    # A part of a table must not look like the whole.
-    temporary = f"{path}.tmp"
+    encoding = {"encoding": "utf-8", "errors": "backslashreplace"}
     try:
-        with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        # A part of a table must not look like the whole.
+        with replaced(path) as temporary, open(temporary, "w", newline="", **encoding) as file:
             table = csv.writer(file)
             more = [f"{what}_{k}" for k in range(2, top + 1) for what in ("class", "cosine")]
             table.writerow(["path", "class", "cosine", "rejected", *more])
             yield lambda answer: table.writerow(_row(answer))
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"--csv={path} cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
 
 
 def _row(answer):

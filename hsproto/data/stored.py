@@ -17,17 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from hsproto import npz
 from hsproto.errors import UserError, one_line
 
-# A compressed array may unpack to this many bytes, or to this many times the file's size, whichever
-# is more. What goes beyond it is no data set but a bomb.
-MAX_UNPACKED_BYTES, MAX_RATIO = 2**30, 200
-
 _COPIED_BYTES = 2**24
-_READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 class StoredArray:
@@ -41,20 +34,10 @@ class StoredArray:
 
     def __init__(self, file: BinaryIO, start: int, size: int, name: str):
         file.seek(start)
-        version = np.lib.format.read_magic(file)
-        if version not in _READ_HEADER:
-            raise ValueError(f"version {version} of the npy format is unknown")
-        self.shape, self._by_column, self.dtype = _READ_HEADER[version](file)
-        if self.dtype.hasobject:
-            raise ValueError("it holds Python objects, which are not loaded")
+        self.shape, self._by_column, self.dtype, _ = npz.read_header(file, start + size)
         if not self.shape:
             raise ValueError("it holds a single number, not an array")
-        count = 1
-        for side in self.shape:  # as Python's numbers, which do not overflow
-            count *= side
         self._file, self._offset, self.name = file, file.tell(), name
-        if min(self.shape) < 0 or self._offset + count * self.dtype.itemsize != start + size:
-            raise ValueError(f"its header (shape {self.shape}, {self.dtype}) contradicts its size")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -188,11 +171,7 @@ def _member(archive, file, member, path, files):
         array = StoredArray(file, start, member.file_size, name)
         _compare_checksum(file, start, member)
         return array
-    if member.file_size > max(MAX_UNPACKED_BYTES, MAX_RATIO * os.path.getsize(path)):
-        raise ValueError(
-            f"it would unpack to {member.file_size / 2**30:.1f} GB, more than {MAX_RATIO} times "
-            f"its size and than {MAX_UNPACKED_BYTES / 2**30:.1f} GB"
-        )
+    npz.check_unpacked(member.file_size, path)
     # Several passes need it, in any order: unpacked once, to disk.
     unpacked = files.enter_context(tempfile.TemporaryFile())
     with archive.open(member) as packed:

@@ -1,7 +1,5 @@
 """Which test images a run takes for another class: the confusion matrix and the wrongest images."""
 
-import csv
-import io
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +8,7 @@ import numpy as np
 
 from hsproto.data.source import Source
 from hsproto.errors import visible
-from hsproto.runs.files import write_text
+from hsproto.runs.files import csv_text, write_text
 
 CONFUSION, WRONG = "confusion.csv", "mistakes.csv"
 _PAIRS, _IMAGES = 5, 10  # in the text
@@ -64,18 +62,11 @@ def write(workdir: str, predictions: Predictions, source: Source) -> str:
         )
         for row in wrong
     ]
-    table = [("class", *names), *((name, *line) for name, line in zip(names, matrix, strict=True))]
-    write_text(os.path.join(workdir, CONFUSION), _csv(table))
-    write_text(
-        os.path.join(workdir, WRONG), _csv([("image", "class", "predicted", "margin"), *rows])
-    )
+    lines = ((name, *line) for name, line in zip(names, matrix, strict=True))
+    write_text(os.path.join(workdir, CONFUSION), csv_text(("class", *names), lines))
+    columns = ("image", "class", "predicted", "margin")
+    write_text(os.path.join(workdir, WRONG), csv_text(columns, rows))
     return _text(matrix, names, rows)
-
-
-def _csv(rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _text(matrix, names: Sequence[str], rows) -> str:

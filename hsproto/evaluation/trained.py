@@ -152,14 +152,12 @@ def _check_config(workdir, config, trained_with):
     """Raise UserError if config.json is not what the checkpoint was trained with."""
     if not isinstance(trained_with, dict):  # a checkpoint of the first version
         return
-    values = config_lib.to_values(config)
-    changed = [
-        f"{key}={values.get(key)!r} there, {value!r} in the checkpoint"
-        for key, value in sorted(trained_with.items())
-        if key not in config_lib.OPERATIONAL and values.get(key) != value
-    ]
-    if changed:
+    other = config_lib.from_stored(trained_with)
+    if changed := config_lib.differences(config, other):
+        values = "; ".join(
+            f"{key}={config[key]!r} there, {other[key]!r} in the checkpoint" for key in changed
+        )
         raise UserError(
-            f"{workdir}/{config_file.NAME} is not that of the run's checkpoint "
-            f"({'; '.join(changed)}): restore it"
+            f"{workdir}/{config_file.NAME} is not that of the run's checkpoint ({values}): "
+            "restore it"
         )

@@ -34,9 +34,8 @@ from hsproto.errors import UserError
 from hsproto.metrics import CONVERGENCE, METRICS
 from hsproto.models import architecture
 from hsproto.reporting import left_out as left_out_lib
-from hsproto.reporting.table import csv_text
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.files import to_json, write_text
+from hsproto.runs.files import csv_text, to_json, write_text
 from hsproto.runs.metrics_log import read_metrics
 from hsproto.runs.reading import Unreadable, is_number
 from hsproto.runs.run import Run

@@ -3,14 +3,13 @@
 What is undefined or was not measured is a dash in Markdown and empty in CSV, never 0.
 """
 
-import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hsproto.metrics import defined, format_number
+from hsproto.runs.files import csv_text
 
 
 class Value(NamedTuple):
@@ -113,13 +112,6 @@ def _csv_rows(table):
                 yield (*labels, column, *values, remark)
             elif cell is not None:
                 yield (*labels, column, *[None] * 5, cell)
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return rows as CSV below their column names; None is empty."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    return text.getvalue()
 
 
 def _cell(cell):

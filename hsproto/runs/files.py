@@ -1,21 +1,24 @@
 """Files of a workdir: written whole or not at all. `hsproto.runs.reading` reads them."""
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
-    """Replace a file by what `write(temporary_path)` writes: whole, or not at all if it fails."""
+@contextlib.contextmanager
+def replaced(path: str | os.PathLike) -> Iterator[str]:
+    """Give a temporary path; what is there at the end replaces a file, whole or not at all."""
     temporary = f"{path}.tmp"
     try:
-        write(temporary)
+        yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -23,6 +26,12 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> No
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
+    """Replace a file by what `write(temporary_path)` writes: whole, or not at all if it fails."""
+    with replaced(path) as temporary:
+        write(temporary)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -42,6 +51,13 @@ def write_npz(path: str | os.PathLike, arrays: Mapping[str, Any], compressed: bo
             (np.savez_compressed if compressed else np.savez)(file, **arrays)
 
     write_atomically(path, write)
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV below their column names; None is empty."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
 
 
 def to_json(value: Any, **kwargs: Any) -> str:

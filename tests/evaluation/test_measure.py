@@ -233,7 +233,7 @@ def _npz():
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_files_end_in_one_line(case, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hsproto.data.stored.MAX_UNPACKED_BYTES", 10**6)
+    monkeypatch.setattr("hsproto.npz.MAX_UNPACKED_BYTES", 10**6)
     HOSTILE[case](tmp_path / "x.npz")
     with pytest.raises(SystemExit) as ended:
         cli.run(measure.main, [str(tmp_path / "x.npz")])

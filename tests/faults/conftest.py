@@ -5,7 +5,6 @@ and with HSPROTO_FAULTS=all every one, which takes hours.
 """
 
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -122,10 +121,3 @@ def trials(commands, tmp_path):
             shutil.rmtree(folder)
 
     return fresh()
-
-
-def chosen(operations, count):
-    """The operations to try: `count` evenly spaced ones, or as many as the environment asks for."""
-    wanted = os.environ.get("HSPROTO_FAULTS", count)
-    count = operations if wanted == "all" else min(int(wanted), operations)
-    return sorted({round(i) for i in np.linspace(1, operations, count)})

@@ -30,10 +30,9 @@ from hsproto.reporting.page import methods as page_methods
 from hsproto.reporting.page import runs as page_runs
 from hsproto.reporting.page import sphere as page_sphere
 from hsproto.reporting.page.sphere import Packed
-from hsproto.reporting.table import csv_text
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
-from hsproto.runs.files import to_json, write_text
+from hsproto.runs.files import csv_text, to_json, write_text
 from hsproto.runs.run import Run
 
 # In the order in which they run.
