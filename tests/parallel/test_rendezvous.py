@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import socket
+import threading
 import time
 
 import pytest
@@ -87,13 +88,21 @@ def call(port, greeting):
 def test_strangers_and_a_process_that_starts_again_are_no_mistake():
     port = free_port()
     address = Address("localhost", port)
+    called = threading.Event()
+
+    def first():
+        # Not the last to come: a process that leaves just as all are there counts as having come.
+        for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 1, "count": 3}\n'):
+            call(port, greeting)
+        called.set()
+        rendezvous.meet(address, 3, 1, 30, print)
 
     def second():
-        for greeting in (b"", b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"index": 1, "count": 2}\n'):
-            call(port, greeting)
-        rendezvous.meet(address, 2, 1, 10, print)
+        called.wait(30)
+        rendezvous.meet(address, 3, 2, 30, print)
 
-    assert in_threads(lambda: rendezvous.meet(address, 2, 0, 10, print), second) == [None, None]
+    answers = in_threads(lambda: rendezvous.meet(address, 3, 0, 30, print), first, second)
+    assert answers == [None, None, None]
 
 
 @pytest.mark.parametrize("text", ["host", "host:", "host:x", ":5", "host:0", "host:99999", ""])
