@@ -269,7 +269,7 @@ class Evaluator:
         )
 
     def _on_host(self, array):
-        return np.asarray(self._gather(array))
+        return np.asarray(array if array.is_fully_addressable else self._gather(array))
 
 
 def _margins(features, weights, labels, predicted):

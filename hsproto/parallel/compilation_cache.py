@@ -34,8 +34,8 @@ def use() -> None:
     import jax  # not before the command is known to be one of JAX's
 
     jax.config.update("jax_compilation_cache_dir", folder)
-    # The default leaves out most programs of a small network; each is a small file.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # The defaults leave out most programs of a small network; each is a small file.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def prune(folder: str, limit: int = LIMIT) -> None:
