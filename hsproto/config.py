@@ -25,6 +25,8 @@ from hsproto.methods import (
     SOFTMAX_LOSSES,
 )
 
+# How pictures can be resized; the first where nothing asks for another.
+INTERPOLATIONS = ("bilinear", "bicubic")
 # Sources of whole pictures of any size, which can be cropped on the host.
 PICTURE_SOURCES = ("folder", "tfds")
 # Lists of classes and groups of classes that have a name; `hsproto.data.class_lists` holds them.
@@ -45,7 +47,7 @@ OPERATIONAL = (
     "variant",  # the values that it stands for are compared themselves
 )
 # Values that runs had before their keys existed, where those are not today's defaults.
-_VALUES_BEFORE_KEYS = {"crop_on": "device"}
+_VALUES_BEFORE_KEYS = {"crop_on": "device", "interpolation": "bilinear"}
 
 
 def default() -> ConfigDict:
@@ -92,6 +94,8 @@ def default() -> ConfigDict:
     c.blur_probability = 0.0
     c.mean = ()  # per channel, of values in 0..1; empty: the known ones of the data set
     c.std = ()
+    # How pictures are resized: bilinear | bicubic; empty: as the weights of init_from were trained.
+    c.interpolation = ""
 
     # Model.
     # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide,
@@ -240,6 +244,7 @@ _CHOICES = {
     "crop_on": ("auto", "host", "device"),
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
+    "interpolation": ("", *INTERPOLATIONS),
     "variant": ("", "paper", "released_code"),
     "class_groups": ("", *CLASS_GROUPS),
 }

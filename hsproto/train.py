@@ -24,7 +24,7 @@ from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, long_tail, sampler
-from hsproto.errors import RunFailure, one_line
+from hsproto.errors import RunFailure, one_line, visible
 from hsproto.evaluation import mistakes
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture, pretrained
@@ -47,7 +47,7 @@ from hsproto.training.profiler import Profile
 
 # What the processes of a run need not have in common.
 _EACH_ITS_OWN = ("data_dir", "workers")
-_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "crop_on")
+_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "interpolation", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
@@ -194,18 +194,30 @@ def _with_dataset(config, earlier):
 
 
 def _with_preprocessing(config, earlier, weights):
-    """Return the config with the mean and standard deviation of weights, where it has none."""
+    """Return the config with what belongs to weights where it says nothing: mean, std, resizing."""
     prepared = earlier or pretrained.preprocessing(weights)
     if weights and prepared.size not in (0, config.image_size):
         log_main(
             f"note: the weights of {config.init_from} are of images of {prepared.size} px, "
             f"image_size={config.image_size} here"
         )
-    if config.mean or config.std or config.channels != 3:
-        return config
     config = config.copy_and_resolve_references()
-    config.mean, config.std = prepared.mean, prepared.std
+    if not config.interpolation:
+        config.interpolation = _interpolation(config, prepared)
+    if not (config.mean or config.std or config.channels != 3):
+        config.mean, config.std = prepared.mean, prepared.std
     return config
+
+
+def _interpolation(config, prepared):
+    if prepared.interpolation in ("", *config_lib.INTERPOLATIONS):
+        return prepared.interpolation
+    ours = config_lib.INTERPOLATIONS[0]
+    log_main(
+        f"note: the images of the weights of {config.init_from} were resized by "
+        f"{visible(prepared.interpolation)}; here they are by {ours}"
+    )
+    return ours
 
 
 def _initial_state(config, mesh, weights):

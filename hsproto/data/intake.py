@@ -68,7 +68,8 @@ def read(image: Any, spec: DataSpec) -> np.ndarray:
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     name = getattr(image, "filename", "") or "a Pillow image"
-    return decode.center_square(decode.convert_picture(image, spec.channels, name), spec.side)
+    picture = decode.convert_picture(image, spec.channels, name)
+    return decode.center_square(picture, spec.side, spec.resample)
 
 
 def read_all(images: Sequence[Any], spec: DataSpec) -> list[np.ndarray | decode.UnreadableImage]:
