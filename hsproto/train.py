@@ -17,6 +17,7 @@ import os
 import warnings
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
@@ -38,6 +39,7 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
+from hsproto.training import best as best_lib
 from hsproto.training import frozen, inspection, known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
@@ -113,7 +115,7 @@ class _Found(NamedTuple):
 def _find(config, workdir):
     """Read the data and the weights, and compare them with those of an earlier start."""
     earlier = workdir_lib.claim(workdir, config)
-    config = _with_dataset(config, earlier)
+    config = _with_freezing(_with_dataset(config, earlier), earlier)
     weights = None if earlier else pretrained.load(config.init_from)
     if config.init_from:
         config = _with_preprocessing(config, earlier, weights)
@@ -148,8 +150,14 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
     """Train from the newest checkpoint, or the start, to the end, and write the results."""
     config, splits = found.config, found.splits
     metadata = {known_data.KEY: found.data, CONFIG: config_lib.to_values(config)}
-    keep = config.keep_checkpoints
-    with Checkpoints(workdir, keep, metadata, mark=config_file.NAME) as checkpoints:
+    best = best_lib.Best()
+    with Checkpoints(
+        workdir,
+        config.keep_checkpoints,
+        metadata,
+        mark=config_file.NAME,
+        best=best if config.keep_best else None,
+    ) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
             state = _initial_state(config, mesh, found.weights)
@@ -159,6 +167,7 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
+            best.resume(workdir, start, checkpoints.steps())
         active = processes.is_main()
         with (
             MetricsWriter(workdir, start, config.tensorboard, active) as metrics,
@@ -167,10 +176,11 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         ):
             evaluator = Evaluator(config, loaders, mesh)
             collaborators = Collaborators(
-                loaders.train, evaluator, checkpoints, metrics, snapshots, profile
+                loaders.train, evaluator, checkpoints, metrics, snapshots, profile, best
             )
             loop = TrainingLoop(config, mesh, collaborators)
             evaluation = loop.run(state, start, preemption)
+        better = config.keep_best and best.step != loop.total and best.step in checkpoints.steps()
         if evaluation is None:
             return None
     summary = summary_lib.summarize(
@@ -178,6 +188,8 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
     )
     if processes.is_main():
         _write_results(workdir, summary, evaluation, splits)
+        if better:
+            log_main(next_steps.better_state(workdir, best.step, best.accuracy))
         if metrics.failure:
             raise RunFailure(metrics.failure)
     return summary
@@ -190,6 +202,24 @@ def _with_dataset(config, earlier):
     config = config.copy_and_resolve_references()
     folder = os.path.basename(os.path.abspath(os.path.expanduser(config.data_dir)))
     config.dataset = earlier.dataset if earlier else folder
+    return config
+
+
+def _with_freezing(config, earlier):
+    """Return the config with the epochs of the frozen phase decided, where they are left open."""
+    if config.freeze_epochs >= 0:
+        return config
+    config = config.copy_and_resolve_references()
+    if earlier:
+        config.freeze_epochs = earlier.freeze_epochs
+    elif jax.default_backend() == "cpu":
+        config.freeze_epochs = config.epochs
+        log_main(
+            "no accelerator: the backbone stays frozen; freeze_epochs below epochs trains all of it"
+        )
+    else:
+        config.freeze_epochs = config.epochs / 2
+        log_main(f"the whole network learns after freeze_epochs={config.freeze_epochs:g}")
     return config
 
 
@@ -232,7 +262,15 @@ def _initial_state(config, mesh, weights):
 
 def _write_results(workdir, summary, evaluation, splits):
     class_names = splits.train.class_names
-    error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
+    found = []
+
+    def write():
+        if evaluation.predictions is not None:
+            found[:] = [mistakes.write(workdir, evaluation.predictions, splits.test)]
+        # Last: it marks the run as finished.
+        summary_lib.write_results(workdir, summary, evaluation, class_names)
+
+    error = persist(write)
     log_main(summary_lib.format_table(summary))
     if error:
         raise RunFailure(
@@ -240,8 +278,8 @@ def _write_results(workdir, summary, evaluation, splits):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
-    if evaluation.predictions is not None:
-        log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
+    for text in found:
+        log_main(text)
     log_main(next_steps.describe(workdir))
 
 

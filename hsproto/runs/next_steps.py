@@ -12,6 +12,16 @@ _CONTENTS = {
 }
 
 
+def better_state(workdir: str, step: int, accuracy: float) -> str:
+    """Return the line that tells of a state before the last that did better on the test images."""
+    folder = shlex.quote(str(workdir))
+    return (
+        f"The state of step {step} did better, test accuracy {accuracy:.4f}, and is kept too:\n"
+        f"  hsproto predict --workdir={folder} --checkpoint={step} IMAGE...\n"
+        "(It was chosen by these test images, so that its accuracy on new ones will be lower.)"
+    )
+
+
 def describe(workdir: str) -> str:
     """Return the files of a finished run that are there, and what to type next, as lines."""
     lines = [f"In {workdir}:"]

@@ -77,6 +77,7 @@ def check_same_run(workdir: str, config: ConfigDict, earlier: ConfigDict) -> Non
     from_data = "dataset num_classes num_examples mean std channels interpolation".split()
     unknown = [k for k in from_data if not (config[k] and earlier[k])]
     unknown += ["crop_on"] if config.crop_on == "auto" else []
+    unknown += ["freeze_epochs"] if config.freeze_epochs < 0 else []
     changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
     if changed:
         values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
