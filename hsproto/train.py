@@ -187,7 +187,7 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         config, loop.total, evaluation, mesh, loop.progress.images_per_second
     )
     if processes.is_main():
-        _write_results(workdir, summary, evaluation, splits)
+        _write_results(config, workdir, summary, evaluation, splits)
         if better:
             log_main(next_steps.better_state(workdir, best.step, best.accuracy))
         if metrics.failure:
@@ -260,7 +260,7 @@ def _initial_state(config, mesh, weights):
     return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
 
 
-def _write_results(workdir, summary, evaluation, splits):
+def _write_results(config, workdir, summary, evaluation, splits):
     class_names = splits.train.class_names
     found = []
 
@@ -280,7 +280,7 @@ def _write_results(workdir, summary, evaluation, splits):
     _draw(workdir)
     for text in found:
         log_main(text)
-    log_main(next_steps.describe(workdir))
+    log_main(next_steps.describe(workdir, config.source))
 
 
 def _draw(workdir):
@@ -315,7 +315,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
-    log_main(next_steps.describe(workdir))
+    log_main(next_steps.describe(workdir, config.source))
     return summary
 
 

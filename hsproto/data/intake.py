@@ -95,7 +95,13 @@ def _feature_rows(rows, dim):
         raise UserError(
             f"features are {rows.dtype} of shape {rows.shape}: the run takes numbers [N, {dim}]"
         )
-    return np.asarray(rows, np.float32).reshape(-1, 1, 1, dim)
+    rows = np.asarray(rows, np.float32).reshape(-1, 1, 1, dim)
+    if not (finite := np.isfinite(rows).all(axis=(1, 2, 3))).all():
+        raise UserError(
+            f"features: {np.sum(~finite)} of {len(rows)} rows hold values that are not finite, the "
+            f"first is row {np.argmin(finite)}"
+        )
+    return rows
 
 
 def _each(image):
