@@ -35,7 +35,7 @@ def best_class(
 
     def best_of(first: Any, block: Any) -> tuple[jax.Array, jax.Array]:
         ids = first + jnp.arange(size, dtype=jnp.int32)
-        scores = scores_of(block)
+        scores = lax.stop_gradient(scores_of(block))
         scores = jnp.where((ids < count)[None, :] & ~jnp.isnan(scores), scores, -jnp.inf)
         return jnp.max(scores, axis=1), ids[jnp.argmax(scores, axis=1)]
 
