@@ -8,8 +8,8 @@
   (`NormalizedSoftmaxLoss`) and `SupConLoss`. Both are left out where they are not installed.
 - products: the matrix products that no exact formulation can do without, S = U Wᵀ and its two
   gradients (for SCL A Aᵀ and its two).
-- blocks: with --class_block, the losses that have it in blocks of at most that many classes, and
-  shapes of many classes instead of the usual ones.
+- blocks: with --class_block, in place of all these: the losses that have it in blocks of at most
+  that many classes, at shapes of many classes.
 
 All functions of one shape take turns, so a ratio is the median over rounds of the ratio of two
 times taken within a second or so of each other: a busy machine slows both.
@@ -246,14 +246,15 @@ def contestants(names, shape, class_block):
     for name in names:
         argnums = (0, 1) if name in PROTOTYPE_LOSSES else (0,)
         calls[name, "ours"] = jax_call(ours(name), arguments, argnums)
-        if class_block and name != "dot_regression" and name in PROTOTYPE_LOSSES:
+        if not class_block:
+            calls[name, "textbook"] = jax_call(textbook(name), arguments, argnums)
+        elif name in PROTOTYPE_LOSSES and name != "dot_regression":
             in_blocks = ours(name, class_block=class_block)
             calls[name, "blocks"] = jax_call(in_blocks, arguments, argnums)
-        calls[name, "textbook"] = jax_call(textbook(name), arguments, argnums)
-        if torch:
+        if torch and not class_block:
             calls[name, "torch"] = torch_call(in_torch(name), arguments, argnums)
-        if torch and NormalizedSoftmaxLoss and (mean := pml_mean(name, arguments[1])):
-            calls[name, "pml"] = torch_call(mean, arguments, argnums)
+            if NormalizedSoftmaxLoss and (mean := pml_mean(name, arguments[1])):
+                calls[name, "pml"] = torch_call(mean, arguments, argnums)
         value = float(calls[name, "ours"]())
         for variant in COLUMNS:
             if (name, variant) in calls:

@@ -78,6 +78,9 @@ def default() -> ConfigDict:
     c.subset_seed = 0
     c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
     c.sampler = "shuffle"  # shuffle | classes (every batch holds every class, if it can)
+    # With sampler=classes: images of each class of a batch, which then holds batch_size over this
+    # many classes; 0: as many classes as it can.
+    c.images_per_class = 0
     c.batch_binding = False  # a fixed image of each class in every batch
     c.placement = "auto"  # auto | resident (on the devices) | stream (from disk)
     c.workers = 0  # processes that decode a streamed data set; 0: threads
@@ -313,7 +316,7 @@ _RULES = (
     ),
     _Rule(
         "num_examples load_size embedding_dim queue_size scl_block class_block lr_batch "
-        "warmup_epochs snapshot_points freeze_epochs mixup",
+        "images_per_class warmup_epochs snapshot_points freeze_epochs mixup",
         lambda v: 0 <= v < 2**31,
         "zero or a positive number below 2**31",
     ),
@@ -475,6 +478,15 @@ def _check_loss(config):
 
 
 def _check_classes(config):
+    if config.images_per_class:
+        key = f"config key images_per_class={config.images_per_class}"
+        if config.sampler != "classes" or config.batch_binding:
+            raise UserError(
+                f"{key} needs sampler='classes' and batch_binding=false; got "
+                f"sampler={config.sampler!r}, batch_binding={config.batch_binding}"
+            )
+        if config.batch_size % config.images_per_class:
+            raise UserError(f"{key} must divide batch_size={config.batch_size}")
     if config.class_block and config.loss not in BLOCK_LOSSES:
         raise UserError(
             f"config key class_block={config.class_block} goes with {', '.join(BLOCK_LOSSES)}; got "
