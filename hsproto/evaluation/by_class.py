@@ -19,6 +19,8 @@ from hsproto.parallel import mesh as mesh_lib
 
 # Logits [N, K] up to this many are computed at once: 1 GB.
 _MOST_LOGITS = 1 << 28
+# Of more classes, geometry is that of as many: it compares every class with every other.
+MOST_COMPARED = 10_000
 
 
 def predict(
@@ -105,3 +107,16 @@ def _fit_by_class(mesh, num_classes, features, labels, where):
         axis_names={axis},
     )
     return split(features, labels, where)
+
+
+def compared(
+    labels: np.ndarray, num_classes: int, most: int = MOST_COMPARED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (labels [N] of the classes that geometry compares, -1 for others; these classes).
+
+    They are `most` of the `num_classes`, spread evenly over their numbers.
+    """
+    chosen = np.linspace(0, num_classes - 1, most).astype(np.int64)
+    numbers = np.full(num_classes, -1, np.int32)
+    numbers[chosen] = np.arange(most)
+    return np.where(labels < 0, -1, numbers[labels]), chosen

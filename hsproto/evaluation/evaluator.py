@@ -21,8 +21,6 @@ from hsproto.runs import snapshots
 from hsproto.training import objective
 
 _MOST_LOOKED_AT = 20_000  # test images of a folder, of which mistakes are listed
-# Of more classes, geometry is that of as many: it compares every class with every other.
-_MOST_COMPARED = 10_000
 
 
 class Loaders(NamedTuple):
@@ -233,12 +231,9 @@ class Evaluator:
         if config.loss != "cross_entropy":
             features, weights = l2_normalize(features), l2_normalize(weights)
         labels, bias, num_classes = split.labels, classifiers.bias, config.num_classes
-        if num_classes > _MOST_COMPARED:
-            chosen = np.linspace(0, num_classes - 1, _MOST_COMPARED).astype(np.int64)
-            labels = np.full(num_classes, -1)
-            labels[chosen] = np.arange(_MOST_COMPARED)
-            labels = np.where(split.labels < 0, -1, labels[split.labels])
-            weights, num_classes = weights[chosen], _MOST_COMPARED
+        if num_classes > by_class.MOST_COMPARED:
+            labels, chosen = by_class.compared(labels, num_classes)
+            num_classes, weights = len(chosen), weights[chosen]
             bias = None if bias is None else bias[chosen]
         return geometry.neural_collapse(
             features, labels, weights, num_classes=num_classes, bias=bias, where=split.where

@@ -124,6 +124,13 @@ def test_evaluation_in_blocks_predicts_and_averages_the_same(file, model_axis):
     np.testing.assert_allclose(fitted, right, atol=1e-6)
 
 
+def test_geometry_of_very_many_classes_is_that_of_some():
+    labels, chosen = by_class.compared(np.array([0, 3, 4, -1, 9]), 10, most=4)
+    assert chosen.tolist() == [0, 3, 6, 9]
+    assert labels.tolist() == [0, 1, -1, -1, 3]
+
+
+@pytest.mark.slow
 def test_a_whole_run_splits_its_classes(file, tmp_path):
     config, _ = opened(file, loss="ntce", model_axis=4, class_block=3)
     train.train(config, tmp_path)
