@@ -1,6 +1,6 @@
 """What the losses cost: value and gradient against the textbook formulas, torch and bare products.
 
-    python benchmarks/losses.py [--quick] [--only=ntce,nonl] [--out=losses.json]
+    python benchmarks/losses.py [--quick] [--only=ntce,nonl] [--class_block=N] [--out=losses.json]
 
 - textbook: the formula as printed, in plain JAX. For NTCE and NONL the [B, B] matrix of S_{j,y_i},
   for SCL the [2B, 2B] matrix with its masks, for the others a softmax over [B, K].
@@ -8,12 +8,15 @@
   (`NormalizedSoftmaxLoss`) and `SupConLoss`. Both are left out where they are not installed.
 - products: the matrix products that no exact formulation can do without, S = U Wᵀ and its two
   gradients (for SCL A Aᵀ and its two).
+- blocks: with --class_block, in place of all these: the losses that have it in blocks of at most
+  that many classes, at shapes of many classes.
 
 All functions of one shape take turns, so a ratio is the median over rounds of the ratio of two
 times taken within a second or so of each other: a busy machine slows both.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import sys
@@ -40,6 +43,7 @@ except ImportError:
 
 TEMPERATURE = 0.1
 SHAPES = ((512, 10, 512), (512, 100, 512), (8192, 100, 512), (4096, 1000, 2048))
+MANY = ((1024, 50_000, 512), (8192, 4000, 512))  # with --class_block
 VIEWS = (1024, 4096, 8192)  # 2B of SCL
 VIEW_DIMS, VIEW_CLASSES = 128, 100
 PROTOTYPE_LOSSES = (
@@ -51,12 +55,12 @@ PROTOTYPE_LOSSES = (
     "dot_regression",
 )
 BATCH_LOSSES = ("scl", "prototype_softmax")
-COLUMNS = ("textbook", "torch", "pml")
+COLUMNS = ("textbook", "torch", "pml", "blocks")
 
 
-def ours(name):
+def ours(name, **options):
     """f(features, prototypes, labels) -> mean loss; features alone matter where no prototypes."""
-    loss = getattr(losses, name)
+    loss = functools.partial(getattr(losses, name), **options)
     if name in ("cross_entropy", "dot_regression"):
         return lambda z, w, y: loss(z, w, y).mean()
     if name == "scl":
@@ -229,7 +233,7 @@ def products(arguments, argnums):
     return lambda: jax.block_until_ready(step(u, w, slope))
 
 
-def contestants(names, shape):
+def contestants(names, shape, class_block):
     """{(loss, variant): call} for all that runs on this shape, checked against each other."""
     rows, num_classes, dims = shape
     rng = np.random.default_rng(0)
@@ -242,11 +246,15 @@ def contestants(names, shape):
     for name in names:
         argnums = (0, 1) if name in PROTOTYPE_LOSSES else (0,)
         calls[name, "ours"] = jax_call(ours(name), arguments, argnums)
-        calls[name, "textbook"] = jax_call(textbook(name), arguments, argnums)
-        if torch:
+        if not class_block:
+            calls[name, "textbook"] = jax_call(textbook(name), arguments, argnums)
+        elif name in PROTOTYPE_LOSSES and name != "dot_regression":
+            in_blocks = ours(name, class_block=class_block)
+            calls[name, "blocks"] = jax_call(in_blocks, arguments, argnums)
+        if torch and not class_block:
             calls[name, "torch"] = torch_call(in_torch(name), arguments, argnums)
-        if torch and NormalizedSoftmaxLoss and (mean := pml_mean(name, arguments[1])):
-            calls[name, "pml"] = torch_call(mean, arguments, argnums)
+            if NormalizedSoftmaxLoss and (mean := pml_mean(name, arguments[1])):
+                calls[name, "pml"] = torch_call(mean, arguments, argnums)
         value = float(calls[name, "ours"]())
         for variant in COLUMNS:
             if (name, variant) in calls:
@@ -312,6 +320,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="losses, separated by commas")
     parser.add_argument("--quick", action="store_true", help="small shapes, few rounds")
+    parser.add_argument("--class_block", type=int, default=0, help="0: not in blocks")
     parser.add_argument("--rounds", type=int, default=0, help="0: 15, or 5 with --quick")
     parser.add_argument("--out", help="JSON file to write")
     options = parser.parse_args()
@@ -326,7 +335,8 @@ def main():
     batch_losses = [n for n in BATCH_LOSSES if n in only]
     plan = []
     if set(only) & set(PROTOTYPE_LOSSES):
-        plan += [(prototype_losses, s) for s in (SHAPES[:2] if options.quick else SHAPES)]
+        shapes = MANY if options.class_block else SHAPES[:2] if options.quick else SHAPES
+        plan += [(prototype_losses, s) for s in shapes]
     if batch_losses:
         views = VIEWS[:1] if options.quick else VIEWS
         plan += [(batch_losses, (rows, VIEW_CLASSES, VIEW_DIMS)) for rows in views]
@@ -338,7 +348,9 @@ def main():
         "rows": [],
     }
     for names, shape in plan:
-        times = measuring.in_turns(contestants(names, shape), rounds, slow_rounds=5)
+        times = measuring.in_turns(
+            contestants(names, shape, options.class_block), rounds, slow_rounds=5
+        )
         report["rows"] += rows_of(times, names, shape)
         print(f"measured {shape}, {len(names)} losses", file=sys.stderr, flush=True)
     show(report["rows"])

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from hsproto.errors import UserError
 from hsproto.methods import (
+    BLOCK_LOSSES,
     ENCODER_LOSSES,
     LOSSES,
     METHODS,
@@ -44,6 +45,8 @@ OPERATIONAL = (
     "tensorboard",
     "checkpoint_every_epochs",
     "scl_block",
+    "class_block",
+    "model_axis",
     "snapshot_points",
     "variant",  # the values that it stands for are compared themselves
 )
@@ -78,6 +81,9 @@ def default() -> ConfigDict:
     c.subset_seed = 0
     c.load_size = 0  # side of the square that is loaded from disk; 0: image_size
     c.sampler = "shuffle"  # shuffle | classes (every batch holds every class, if it can)
+    # With sampler=classes: images of each class of a batch, which then holds batch_size over this
+    # many classes; 0: as many classes as it can.
+    c.images_per_class = 0
     c.batch_binding = False  # a fixed image of each class in every batch
     c.placement = "auto"  # auto | resident (on the devices) | stream (from disk)
     c.workers = 0  # processes that decode a streamed data set; 0: threads
@@ -128,6 +134,8 @@ def default() -> ConfigDict:
     c.queue_size = 0  # past embeddings in the loss, for ntce, nonl and scl
     c.queue_momentum = 0.0  # of the moving-average encoder that fills the queue; 0: the encoder
     c.scl_block = 0  # SCL's anchors per device at a time, to save memory; 0: all
+    c.class_block = 0  # classes at a time in loss and evaluation, to save memory; 0: all
+    c.model_axis = 1  # devices over which the classes are split; 1: each holds all prototypes
 
     # Optimizer: SGD with momentum. The learning rate is base_lr · batch_size / lr_batch.
     c.batch_size = 512  # over all devices
@@ -311,13 +319,13 @@ _RULES = (
     _Rule(
         "image_size width batch_size epochs log_every eval_batch_size keep_checkpoints "
         "patch_size projection_dim eval_every_epochs checkpoint_every_epochs loss_groups "
-        "bn_groups microbatches",
+        "bn_groups microbatches model_axis",
         lambda v: _SMALLEST < v < 2**31,
         "a positive number below 2**31",
     ),
     _Rule(
-        "num_examples load_size embedding_dim queue_size scl_block lr_batch warmup_epochs "
-        "snapshot_points mixup",
+        "num_examples load_size embedding_dim queue_size scl_block class_block lr_batch "
+        "images_per_class warmup_epochs snapshot_points mixup",
         lambda v: 0 <= v < 2**31,
         "zero or a positive number below 2**31",
     ),
@@ -368,6 +376,7 @@ def validate(config: ConfigDict) -> None:
     _check_images(config)
     _check_batch_groups(config)
     _check_loss(config)
+    _check_classes(config)
     _check_queue(config)
     _check_schedule(config)
 
@@ -480,6 +489,38 @@ def _check_loss(config):
             f"{key} needs batches whose classes are as frequent as in the data set: use "
             "sampler=shuffle and batch_binding=false"
         )
+
+
+def _check_classes(config):
+    if config.images_per_class:
+        key = f"config key images_per_class={config.images_per_class}"
+        if config.sampler != "classes" or config.batch_binding:
+            raise UserError(
+                f"{key} needs sampler='classes' and batch_binding=false; got "
+                f"sampler={config.sampler!r}, batch_binding={config.batch_binding}"
+            )
+        if config.batch_size % config.images_per_class:
+            raise UserError(f"{key} must divide batch_size={config.batch_size}")
+    if config.class_block and config.loss not in BLOCK_LOSSES:
+        raise UserError(
+            f"config key class_block={config.class_block} goes with {', '.join(BLOCK_LOSSES)}; got "
+            f"loss={config.loss!r}"
+        )
+    if config.model_axis == 1:
+        return
+    key = f"config key model_axis={config.model_axis}"
+    if config.loss not in BLOCK_LOSSES:
+        raise UserError(
+            f"{key} splits the prototypes of {', '.join(BLOCK_LOSSES)}; got loss={config.loss!r}"
+        )
+    if config.num_classes % config.model_axis:
+        raise UserError(
+            f"{key} must divide num_classes={config.num_classes}: each device has as many classes"
+        )
+    alone = {"loss_groups": 1, "freeze_epochs": 0.0, "label_smoothing": 0.0, "mixup": 0.0}
+    for other, value in alone.items():
+        if config[other] != value:
+            raise UserError(f"{key} needs {other}={value:g}; got {other}={config[other]:g}")
 
 
 def _check_soft_labels(config):

@@ -29,8 +29,17 @@ Soft labels
     masked. Labels on the host (NumPy, lists) are checked.
 
 `class_block`
-    Number of classes handled at a time, with recomputation in the backward pass: memory is
-    O(B·class_block) instead of O(B·K). None: all at once.
+    Largest number of classes handled at a time, with recomputation in the backward pass: memory is
+    O(B·class_block) instead of O(B·K). None: all at once. Blocks are even: a number of classes with
+    a divisor just below `class_block` needs no copy of the prototypes.
+
+`model_axis`
+    The mapped axis (or axes) over which the classes are split, inside `jax.shard_map`: prototypes
+    (and a bias) are those of this device's classes, equally many on each device and in the order of
+    the devices, while labels, integers here, count over the classes of all devices. Features and
+    labels are the same along this axis. Only numbers per row cross it: sums, maxima, and the value
+    of each row from the device of its class. Values are those of one device, on every device of the
+    axis. So are gradients, with ``check_vma=True`` (the default).
 
 `queue`
     Features and labels of further instances, which are compared with the anchors but are no anchors
@@ -93,6 +102,7 @@ def cross_entropy(
     bias: ArrayLike | None = None,
     where: ArrayLike | None = None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
 ) -> PerAnchor:
     """Cross entropy of a linear classifier with free lengths and bias.
 
@@ -109,7 +119,8 @@ def cross_entropy(
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         bias: floating [K], or None for no bias.
         where: bool [B], the rows that count; None: all.
-        class_block: Number of classes handled at a time; None: all.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis (or axes) over which the classes are split, or None.
 
     Returns:
         One value per anchor and a validity mask; every row that counts is valid.
@@ -130,7 +141,7 @@ def cross_entropy(
         >>> round(float(loss.mean()), 4)
         0.5514
     """
-    batch = checked(features, prototypes, labels, where, class_block, soft=True)
+    batch = checked(features, prototypes, labels, where, class_block, model_axis, soft=True)
     # Masked rows are zeroed, so that what they hold cannot reach a gradient.
     features = jnp.where(batch.mask[:, None], batch.features, 0.0)
     return softmax(features, batch.prototypes, batch, None, bias)
@@ -146,6 +157,7 @@ def normface(
     where: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
 ) -> PerAnchor:
     """NormFace, or normalized softmax: the anchor is the instance, the negatives are K prototypes.
 
@@ -165,7 +177,8 @@ def normface(
         bias: floating [K], or None. This is not a learned parameter but the term that logit
             adjustment adds for long-tailed data: the log of the class frequencies (Menon et al.
             2021).
-        class_block: Number of classes handled at a time; None: all.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis (or axes) over which the classes are split, or None.
 
     Returns:
         One value per anchor and a validity mask; every row that counts is valid.
@@ -186,10 +199,11 @@ def normface(
         >>> round(float(loss.mean()), 4)
         0.2395
     """
-    batch = checked(features, prototypes, labels, where, class_block, soft=True)
+    batch = checked(features, prototypes, labels, where, class_block, model_axis, soft=True)
     temperature = numerics.check_positive("temperature", temperature, batch.dtype)
-    directions = l2_normalize(batch.features, batch.mask), numerics.unit_or_zero(batch.prototypes)
-    return softmax(*directions, batch, temperature, bias)
+    return softmax(
+        l2_normalize(batch.features, batch.mask), batch.prototypes, batch, temperature, bias
+    )
 
 
 @on_any_mesh("features")
@@ -201,6 +215,7 @@ def decoupled_normface(
     temperature: ArrayLike,
     where: ArrayLike | None = None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
 ) -> PerAnchor:
     """NormFace without the anchor's own class in the denominator.
 
@@ -218,7 +233,8 @@ def decoupled_normface(
         labels: integer [B], in 0..K-1; or soft labels, floating [B, K].
         temperature: Positive number or scalar array.
         where: bool [B], the rows that count; None: all.
-        class_block: Number of classes handled at a time; None: all.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis (or axes) over which the classes are split, or None.
 
     Returns:
         One value per anchor and a validity mask; every row that counts is valid if K > 1, none
@@ -240,12 +256,13 @@ def decoupled_normface(
         >>> round(float(loss.mean()), 4)
         -1.3069
     """
-    batch = checked(features, prototypes, labels, where, class_block, soft=True)
+    batch = checked(features, prototypes, labels, where, class_block, model_axis, soft=True)
     temperature = numerics.check_positive("temperature", temperature, batch.dtype)
-    directions = l2_normalize(batch.features, batch.mask), numerics.unit_or_zero(batch.prototypes)
+    features = l2_normalize(batch.features, batch.mask)
     if batch.soft:
-        return soft_decoupled_softmax(*directions, batch, temperature)
-    return softmax(*directions, batch, temperature, None, decoupled=True)
+        prototypes = numerics.unit_or_zero(batch.prototypes)
+        return soft_decoupled_softmax(features, prototypes, batch, temperature)
+    return softmax(features, batch.prototypes, batch, temperature, None, decoupled=True)
 
 
 @on_any_mesh("features")
@@ -259,6 +276,7 @@ def ntce(
     axis_name: AxisName | None = None,
     queue: Queue | None = None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
 ) -> PerAnchor:
     """NTCE: the anchor is the prototype, its negatives are all M instances of the batch.
 
@@ -285,7 +303,8 @@ def ntce(
         axis_name: Mapped axis (or axes) of the batch, or None.
         queue: None, or (features [Q, D], labels [Q]) of further negatives; labels may be soft if
             those of the batch are. With `axis_name` each device passes its own.
-        class_block: Number of classes handled at a time; None: all.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis (or axes) over which the classes are split, or None.
 
     Returns:
         One value per anchor and a validity mask; every row that counts is valid.
@@ -306,7 +325,7 @@ def ntce(
         >>> round(float(loss.mean()), 4)
         0.5804
     """
-    batch = checked(features, prototypes, labels, where, class_block, soft=True)
+    batch = checked(features, prototypes, labels, where, class_block, model_axis, soft=True)
     return prototype_anchored(batch, temperature, axis_name, queue, decoupled=False)
 
 
@@ -321,6 +340,7 @@ def nonl(
     axis_name: AxisName | None = None,
     queue: Queue | None = None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
 ) -> PerAnchor:
     """NONL: NTCE with only the instances of other classes as negatives.
 
@@ -345,7 +365,8 @@ def nonl(
         axis_name: Mapped axis (or axes) of the batch, or None.
         queue: None, or (features [Q, D], labels [Q]) of further negatives; labels may be soft if
             those of the batch are. With `axis_name` each device passes its own.
-        class_block: Number of classes handled at a time; None: all.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis (or axes) over which the classes are split, or None.
 
     Returns:
         One value per anchor and a validity mask; a row that counts is valid if the batch (of all
@@ -367,7 +388,7 @@ def nonl(
         >>> round(float(loss.mean()), 4)
         -1.1041
     """
-    batch = checked(features, prototypes, labels, where, class_block, soft=True)
+    batch = checked(features, prototypes, labels, where, class_block, model_axis, soft=True)
     return prototype_anchored(batch, temperature, axis_name, queue, decoupled=True)
 
 

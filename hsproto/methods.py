@@ -70,6 +70,8 @@ SOFTMAX_LOSSES = tuple(name for name, method in METHODS.items() if method.softma
 SOFT_LABEL_LOSSES = tuple(
     name for name in LOSSES if name != "dot_regression" and name not in ENCODER_LOSSES
 )
+# Those that can go through classes in blocks, and share them among devices.
+BLOCK_LOSSES = SOFT_LABEL_LOSSES
 LOSS_HEADS = {name: method.heads for name, method in METHODS.items()}
 
 

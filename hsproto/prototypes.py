@@ -21,8 +21,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from hsproto.core import class_stats, numerics
+from hsproto.core.batch import check_block
 from hsproto.core.class_stats import ClassStats
-from hsproto.core.meshes import on_any_mesh
+from hsproto.core.meshes import AxisName, on_any_mesh
+from hsproto.core.nearest import best_class
 
 __all__ = ["finish", "fit", "init", "logits", "merge", "predict", "update"]
 
@@ -169,12 +171,22 @@ def _logits(features, prototypes, temperature):
 
 
 @on_any_mesh("features")
-def predict(features: ArrayLike, prototypes: ArrayLike) -> jax.Array:
+def predict(
+    features: ArrayLike,
+    prototypes: ArrayLike,
+    *,
+    class_block: int | None = None,
+    model_axis: AxisName | None = None,
+) -> jax.Array:
     """Return the class whose prototype is nearest in angle.
 
     Args:
         features: floating [B, D], of any length.
         prototypes: floating [K, D], of any length.
+        class_block: Largest number of classes handled at a time, so that no [B, K] is built; None:
+            all.
+        model_axis: Mapped axis (or axes) over which the classes are split, as in
+            `hsproto.losses`, or None. Labels count over the classes of all devices.
 
     Returns:
         int32 [B]; -1 where there is no nearest prototype: all prototypes are zero, or the feature
@@ -189,10 +201,19 @@ def predict(features: ArrayLike, prototypes: ArrayLike) -> jax.Array:
         >>> prototypes.predict(jnp.array([[0.1, 2.0], [1.0, -1.0]]), jnp.eye(2)).tolist()
         [1, 0]
     """
+    check_block("class_block", class_block)
+    if class_block is not None or model_axis is not None:
+        features = numerics.check_features("features", features)
+        prototypes = numerics.check_features("prototypes", prototypes, features.shape[1])
+
+        def scores_of(prototypes: ArrayLike) -> jax.Array:
+            return logits(features, prototypes)
+
+        return best_class(scores_of, jnp.asarray(prototypes), class_block, model_axis)
     return _nearest(logits(features, prototypes))
 
 
 @numerics.inlined
-def _nearest(scores):
+def _nearest(scores: jax.Array) -> jax.Array:
     nearest = jnp.argmax(scores, axis=1).astype(jnp.int32)
     return jnp.where(jnp.any(jnp.isfinite(scores), axis=1), nearest, -1)

@@ -81,7 +81,7 @@ def _train(config, workdir, profile_steps, preemption):
     shared = {key: value for key, value in config.to_dict().items() if key not in _EACH_ITS_OWN}
     code = agreement.code_digests()
     processes.agree({"config": shared, "versions": summary_lib.versions(), "code": code})
-    mesh = mesh_lib.make_mesh()
+    mesh = mesh_lib.make_mesh(model_axis=config.model_axis)
     _check(config, mesh)
     with workdir_lib.owned(workdir):
         found = _find(config, workdir)

@@ -4,10 +4,12 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 
 from hsproto.core import numerics
 from hsproto.core.labels import check_label_range, soft_labels
+from hsproto.core.meshes import AxisName
 from hsproto.core.numerics import l2_normalize, row_mask
 
 # Features and labels of further instances.
@@ -15,13 +17,18 @@ Queue: TypeAlias = tuple[ArrayLike, ArrayLike]
 
 
 class Batch(NamedTuple):
-    """Checked arguments of a loss with prototypes; `labels` are -1, or rows of 0, where masked."""
+    """Checked arguments of a loss with prototypes; `labels` are -1, or rows of 0, where masked.
+
+    With `model_axis`, prototypes are this device's classes and `labels` count from its first one;
+    they are -1 for the classes of other devices too, of which only `mask` tells masked rows.
+    """
 
     features: jax.Array
     prototypes: jax.Array
     labels: jax.Array
     mask: jax.Array
     class_block: int | None
+    model_axis: AxisName | None = None
 
     @property
     def num_classes(self) -> int:
@@ -37,8 +44,26 @@ class Batch(NamedTuple):
 
     @property
     def in_blocks(self) -> bool:
-        """Whether classes go block by block; soft labels always do, if only as one block."""
-        return self.soft or (self.class_block is not None and self.class_block < self.num_classes)
+        """Whether classes go block by block, if only as one block: also soft and shared ones."""
+        return self.soft or self.class_block is not None or self.model_axis is not None
+
+    @property
+    def first_class(self) -> jax.Array | int:
+        """The number of this device's first class."""
+        axis = self.model_axis
+        return 0 if axis is None else lax.axis_index(axis) * self.num_classes
+
+    @property
+    def all_classes(self) -> int:
+        """The number of classes of all devices."""
+        return _of_all_devices(self.num_classes, self.model_axis)
+
+    def local(self, labels: jax.Array) -> jax.Array:
+        """Global labels as this device's: -1 for the classes of others."""
+        if self.model_axis is None:
+            return labels
+        labels = labels - self.first_class
+        return jnp.where((labels >= 0) & (labels < self.num_classes), labels, -1)
 
 
 def checked(
@@ -47,6 +72,7 @@ def checked(
     labels: ArrayLike,
     where: ArrayLike | None,
     class_block: int | None = None,
+    model_axis: AxisName | None = None,
     *,
     soft: bool = False,
 ) -> Batch:
@@ -60,12 +86,22 @@ def checked(
     check_block("class_block", class_block)
     dtype = numerics.float_dtype(features, prototypes)
     features, prototypes = jnp.asarray(features, dtype), jnp.asarray(prototypes, dtype)
-    if labels.ndim == 1:
-        labels = numerics.class_ids(labels, num_classes)
-        mask = row_mask(labels, num_classes, where)
-    else:
-        labels, mask = soft_labels(labels, where, dtype)
-    return Batch(features, prototypes, labels, mask, class_block)
+    if labels.ndim == 2:
+        if model_axis is not None:
+            raise ValueError(
+                "labels must be integers [B] with model_axis, counted over the classes of all "
+                f"devices; got soft labels of shape {labels.shape}"
+            )
+        return Batch(features, prototypes, *soft_labels(labels, where, dtype), class_block)
+    all_classes = _of_all_devices(num_classes, model_axis)
+    labels = numerics.class_ids(labels, all_classes)
+    mask = row_mask(labels, all_classes, where)
+    batch = Batch(features, prototypes, labels, mask, class_block, model_axis)
+    return batch._replace(labels=batch.local(labels))
+
+
+def _of_all_devices(num_classes: int, model_axis: AxisName | None) -> int:
+    return num_classes * (1 if model_axis is None else lax.axis_size(model_axis))
 
 
 def check_block(name: str, size: int | None) -> None:

@@ -56,6 +56,8 @@ def combine(
     peak: jax.Array, total: jax.Array, axis_name: AxisName | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """As `logsumexp`, from the peaks and totals of this device."""
+    # That peaks have no gradient is exact: the sum is free of them.
+    peak = lax.stop_gradient(peak)
     if axis_name is not None:
         common = lax.pmax(peak, axis_name)
         total = lax.psum(total * jnp.exp(peak - _finite(common)), axis_name)
@@ -78,7 +80,7 @@ class RowSums:
         return cls(zeros - jnp.inf, zeros)
 
     def add(self, logits: jax.Array, include: jax.Array) -> "RowSums":
-        """With further columns. That peaks have no gradient is exact: the sum is free of them."""
+        """With further columns; peaks have no gradient, see `combine`."""
         block_peak, block_total = (x[:, 0] for x in peak_and_total(logits, include, axis=1))
         old = lax.stop_gradient(self.peak)
         peak = jnp.maximum(old, block_peak)
@@ -88,8 +90,8 @@ class RowSums:
         )
         return RowSums(peak, parts[0] + parts[1])
 
-    def logsumexp(self) -> tuple[jax.Array, jax.Array]:
-        return combine(self.peak, self.total)
+    def logsumexp(self, axis_name: AxisName | None = None) -> tuple[jax.Array, jax.Array]:
+        return combine(self.peak, self.total, axis_name)
 
 
 class ClassBlock(NamedTuple):
@@ -112,7 +114,7 @@ def over_classes(
     Returns the last carry, and what the steps return, joined along the columns.
     """
     count = columns[0].shape[0]
-    size = min(batch.class_block or count, count)
+    size = block_size(count, batch.class_block or count)
     number = -(-count // size)
 
     def split(x: jax.Array) -> jax.Array:
@@ -131,6 +133,17 @@ def over_classes(
     blocks = ids.reshape(number, size), *jax.tree.map(split, (soft, columns))
     carry, parts = lax.scan(jax.checkpoint(of_block, prevent_cse=False), carry, blocks)
     return carry, jax.tree.map(lambda x: x.reshape(-1)[:count], parts)
+
+
+def block_size(count: int, most: int) -> int:
+    """A size of at most `most` that leaves little or, better, nothing to fill up in blocks.
+
+    Filling up copies all columns, which for a million prototypes takes gigabytes.
+    """
+    if not isinstance(count, int) or count <= most:
+        return count
+    even = -(-count // -(-count // most))
+    return next((size for size in range(most, most // 2, -1) if count % size == 0), even)
 
 
 def zeros_of_rows(rows: int, *arrays: jax.Array | None) -> jax.Array:

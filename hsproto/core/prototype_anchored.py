@@ -33,16 +33,15 @@ def prototype_anchored(
     temperature = numerics.check_positive("temperature", temperature, batch.dtype)
     mask, labels, num_classes = batch.mask, batch.labels, batch.num_classes
     features = l2_normalize(batch.features, mask)
-    prototypes = numerics.unit_or_zero(batch.prototypes)
     rows, devices = features.shape[0], 1 if axis_name is None else lax.axis_size(axis_name)
     keys, key_labels, key_mask = features, labels, mask
     if queue is not None:
-        keys, key_labels, key_mask = with_queue(queue, keys, key_labels, key_mask, num_classes)
+        keys, key_labels, key_mask = _with_queue(queue, batch, keys)
 
     # A symbolic number of rows (of `jax.export`) may be larger.
     one_column_per_class = batch.soft or not isinstance(rows, int) or num_classes <= rows * devices
     if one_column_per_class and not batch.in_blocks:
-        logits = matmul(keys, prototypes.T) / temperature
+        logits = matmul(keys, numerics.unit_or_zero(batch.prototypes).T) / temperature
         own = own_class(key_labels, num_classes)
         negatives = key_mask[:, None] & ~own if decoupled else key_mask[:, None]
         lse, any_included = logsumexp(logits, negatives, axis=0, axis_name=axis_name)
@@ -51,7 +50,7 @@ def prototype_anchored(
         return per_anchor(lse[column] - own_logit, mask & any_included[column])
 
     if one_column_per_class:
-        own_column, columns = labels, prototypes
+        own_column, columns = labels, batch.prototypes
         column_labels = jnp.arange(num_classes, dtype=jnp.int32)
     else:
         # More classes than rows: one column per anchor, with the prototype of the anchor's class.
@@ -59,8 +58,9 @@ def prototype_anchored(
         if axis_name is not None:
             column_labels = lax.all_gather(labels, axis_name, tiled=True)
             own_column = own_column + lax.axis_index(axis_name) * rows
-        columns = prototypes[jnp.where(row_mask(column_labels, num_classes), column_labels, 0)]
-        if batch.class_block is None or batch.class_block >= columns.shape[0]:
+        wanted = jnp.where(row_mask(column_labels, num_classes), column_labels, 0)
+        if not batch.in_blocks:
+            columns = numerics.unit_or_zero(batch.prototypes)[wanted]
             logits = matmul(keys, columns.T) / temperature
             negatives = key_mask[:, None]
             if decoupled:
@@ -68,12 +68,14 @@ def prototype_anchored(
             lse, any_included = logsumexp(logits, negatives, axis=0, axis_name=axis_name)
             own_logit = jnp.take_along_axis(logits[:rows], own_column[:, None], axis=1)[:, 0]
             return per_anchor(lse[own_column] - own_logit, mask & any_included[own_column])
+        # Gathered first: directions of all prototypes would take as much memory as these.
+        columns = batch.prototypes[wanted]
 
     def sums_of_block(
         own_logit: jax.Array, block: ClassBlock
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         columns, column_labels = block.columns
-        logits = matmul(keys, columns.T) / temperature
+        logits = matmul(keys, numerics.unit_or_zero(columns).T) / temperature
         negatives = key_mask[:, None] & block.counted
         if batch.soft and decoupled:
             # Row j counts by 1 - Y_jc in the sum of class c.
@@ -88,7 +90,7 @@ def prototype_anchored(
         peak, total = peak_and_total(weighted, negatives, axis=0)
         return own_logit + expected(logits[:rows], own), (peak[0], total[0])
 
-    start = zeros_of_rows(rows, keys, prototypes, temperature, key_labels)
+    start = zeros_of_rows(rows, keys, batch.prototypes, temperature, key_labels)
     own_logit, (peak, total) = over_classes(
         sums_of_block, start, (columns, column_labels), batch._replace(labels=key_labels)
     )
@@ -96,5 +98,25 @@ def prototype_anchored(
     if batch.soft:
         undefined = jnp.any((labels > 0) & ~any_included[None, :], axis=1)
         return per_anchor(expected(lse[None, :], labels) - own_logit, mask & ~undefined)
-    column = jnp.where(mask, own_column, 0)
-    return per_anchor(lse[column] - own_logit, mask & any_included[column])
+    # The device that holds a row's class has its value.
+    here = mask & (labels >= 0)
+    column = jnp.where(here, own_column, 0)
+    found = per_anchor(lse[column] - own_logit, here & any_included[column])
+    if batch.model_axis is None:
+        return found
+    values, valid = lax.psum((found.values, found.valid.astype(jnp.int32)), batch.model_axis)
+    return PerAnchor(values, valid > 0)
+
+
+def _with_queue(
+    queue: Queue, batch: Batch, keys: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(directions, labels, mask) of the rows and of a queue, whose labels count over all devices.
+
+    The rows of other devices' classes keep their mask: they are negatives here.
+    """
+    rows = keys.shape[0]
+    keys, labels, mask = with_queue(queue, keys, batch.labels, batch.mask, batch.all_classes)
+    if batch.model_axis is not None:
+        labels = jnp.concatenate([labels[:rows], batch.local(labels[rows:])])
+    return keys, labels, mask

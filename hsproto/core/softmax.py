@@ -26,7 +26,10 @@ def softmax(
     *,
     decoupled: bool = False,
 ) -> PerAnchor:
-    """Cross entropy of the logits, where `decoupled` without the own class in the denominator."""
+    """Cross entropy of the logits, where `decoupled` without the own class in the denominator.
+
+    `temperature` is None for prototypes as they are, else that of their directions.
+    """
     if bias is not None:
         bias = numerics.as_array("bias", bias)
         if bias.shape != (batch.num_classes,):
@@ -34,8 +37,11 @@ def softmax(
         bias = jnp.asarray(bias, batch.dtype)
 
     def logits_of(prototypes: jax.Array, bias: jax.Array | None) -> jax.Array:
-        logits = matmul(features, prototypes.T)
-        return _with_bias(logits if temperature is None else logits / temperature, bias)
+        # In blocks, directions of a block at a time: those of all would take as much again as the
+        # prototypes, and so would their gradient.
+        if temperature is None:
+            return _with_bias(matmul(features, prototypes.T), bias)
+        return _with_bias(matmul(features, numerics.unit_or_zero(prototypes).T) / temperature, bias)
 
     if not batch.in_blocks:
         logits = logits_of(prototypes, bias)
@@ -57,7 +63,9 @@ def softmax(
     zeros = zeros_of_rows(features.shape[0], features, prototypes, bias, temperature, batch.labels)
     start = RowSums.init(zeros), zeros
     (sums, own_logit), _ = over_classes(add, start, (prototypes, bias), batch)
-    lse, any_included = sums.logsumexp()
+    lse, any_included = sums.logsumexp(batch.model_axis)
+    if batch.model_axis is not None:
+        own_logit = lax.psum(own_logit, batch.model_axis)
     if batch.soft:
         lse = lse * jnp.sum(batch.labels, axis=1)
     valid = batch.mask & any_included if decoupled else batch.mask

@@ -23,10 +23,13 @@ class IndexSampler(Protocol):
 
 
 def make(source: Source, config: Any) -> IndexSampler:
-    """Return the sampler of `config` (keys sampler, batch_binding, batch_size, seed) for a source.
+    """Return the sampler of `config` for a source.
+
+    Its keys are sampler, images_per_class, batch_binding, batch_size and seed.
 
     Raises:
-        UserError: the batch is too small for the bound examples and others.
+        UserError: the batch is too small for the bound examples and others, or holds too large a
+            part of the classes.
     """
     labels = None
     if config.sampler == "classes" or config.batch_binding:
@@ -38,7 +41,9 @@ def make(source: Source, config: Any) -> IndexSampler:
             f"batch_binding=true puts one image of each of {len(bound)} classes into every batch: "
             f"batch_size={config.batch_size} must be larger"
         )
-    if config.sampler == "classes":
+    if config.images_per_class:
+        sampler = GroupSampler(labels, num_drawn, config.images_per_class, config.seed)
+    elif config.sampler == "classes":
         sampler = ClassSampler(labels, num_drawn, config.seed)
     else:
         sampler = Sampler(len(source), num_drawn, config.seed)
@@ -107,6 +112,76 @@ class ClassSampler:
 
     def _generator(self, *key):
         return _generator(self.seed, *key)
+
+
+class GroupSampler:
+    """Batches of P classes with n images of each, for sets of many classes: P·n rows.
+
+    The order of classes is an endless sequence of rounds, random permutations that hold every class
+    with images once; step t takes the classes t·P..(t+1)·P-1. Where two rounds meet in a batch, the
+    second one begins with other classes than those that end the first, so that the P classes are
+    always different. In its r-th round a class gives the images r·n..(r+1)·n-1 of its own shuffled
+    passes: all of them come before any is repeated, except that a class of fewer than n images
+    gives some twice. Rows of a batch are in a random order.
+
+    Raises:
+        UserError: P is more than half of the classes.
+    """
+
+    def __init__(self, labels: np.ndarray, batch_size: int, images_per_class: int, seed: int):
+        self.batch_size, self.seed = batch_size, seed
+        self._images, self._groups = images_per_class, batch_size // images_per_class
+        self._rows = np.argsort(labels, kind="stable")
+        self._classes, self._starts = np.unique(labels[self._rows], return_index=True)
+        self._sizes = np.diff(np.append(self._starts, len(labels)))
+        if 2 * self._groups > len(self._classes):
+            raise UserError(
+                f"batch_size={batch_size} and images_per_class={images_per_class} put "
+                f"{self._groups} classes into a batch, of {len(self._classes)} with images: use "
+                "at most half of them, or images_per_class=0 for batches of every class"
+            )
+        self._round = functools.lru_cache(maxsize=4)(self._draw_round)
+
+    def indices(self, step: int) -> np.ndarray:
+        positions = np.arange(step * self._groups, (step + 1) * self._groups)
+        rounds, places = np.divmod(positions, len(self._classes))
+        groups = [
+            self._of_class(self._round(number)[place], number)
+            for number, place in zip(rounds.tolist(), places.tolist(), strict=True)
+        ]
+        return _generator(self.seed, 2, step).permutation(np.concatenate(groups))
+
+    def _draw_round(self, number):
+        order = self._permutation(number)
+        # Places that are in a batch with the end of the round before.
+        shared = -number * len(self._classes) % self._groups
+        if number and shared:
+            before = self._permutation(number - 1)[shared - self._groups :]
+            last = -(number + 1) * len(self._classes) % self._groups
+            end = len(order) - (self._groups - last) % self._groups
+            # The end of a round stays as it is, since the next one is drawn from it.
+            taken = np.isin(order[:end], before)
+            wrong = np.flatnonzero(taken[:shared])
+            free = shared + np.flatnonzero(~taken[shared:])[: len(wrong)]
+            order[wrong], order[free] = order[free], order[wrong]
+        return order
+
+    def _permutation(self, number):
+        return _generator(self.seed, 1, number).permutation(len(self._classes))
+
+    def _of_class(self, place, number):
+        """The rows that a class gives in a round, from its shuffled passes."""
+        size, label = self._sizes[place], self._classes[place]
+        positions = np.arange(number * self._images, (number + 1) * self._images)
+        passes, offsets = np.divmod(positions, size)
+        orders = {
+            each: _generator(self.seed, 3, label, each).permutation(size)
+            for each in np.unique(passes).tolist()
+        }
+        chosen = [
+            orders[each][offset] for each, offset in zip(passes.tolist(), offsets, strict=True)
+        ]
+        return self._rows[self._starts[place] + np.array(chosen, np.int64)]
 
 
 class BoundSampler:

@@ -9,11 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hsproto import geometry
-from hsproto import prototypes as fixed
 from hsproto.core.numerics import l2_normalize
 from hsproto.data import augment
 from hsproto.data.loader import Loader
-from hsproto.evaluation import accuracy
+from hsproto.evaluation import accuracy, by_class
 from hsproto.evaluation.mistakes import Predictions
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
@@ -82,7 +81,7 @@ class Evaluator:
     """
 
     def __init__(self, config: Any, loaders: Loaders | None, mesh: Mesh):
-        self._config, self._loaders = config, loaders
+        self._config, self._loaders, self._mesh = config, loaders, mesh
         model = model_lib.build(config, config.num_classes)
         preprocess = augment.make_preprocess(config)
         whole, split = mesh_lib.replicated(mesh), mesh_lib.over_batch(mesh)
@@ -93,7 +92,9 @@ class Evaluator:
         def place(columns, outputs, j):
             return jax.tree.map(lambda all_, one: all_.at[:, j].set(one), columns, outputs)
 
-        self.embed = jax.jit(embed, in_shardings=(whole, split), out_shardings=split)
+        # None: prototypes as they are split.
+        variables = None if mesh_lib.splits_classes(mesh) else whole
+        self.embed = jax.jit(embed, in_shardings=(variables, split), out_shardings=split)
         self._empty = jax.jit(lambda shape: jnp.zeros(shape), static_argnums=0, out_shardings=split)
         self._place = jax.jit(place, donate_argnums=0)
         self._flat = jax.jit(lambda x: x.reshape(-1, x.shape[-1]), out_shardings=split)
@@ -179,8 +180,8 @@ class Evaluator:
                 is subtracted from the logits.
             snapshot_points: number of test images of which a snapshot is taken.
         """
-        means = fixed.fit(
-            train.projections, train.labels, num_classes=config.num_classes, where=train.where
+        means = by_class.fit(
+            self._mesh, train.projections, train.labels, config.num_classes, train.where
         )
         counts = np.bincount(train.labels[train.where], minlength=config.num_classes)
         imbalanced = config.imbalance_factor < 1 or accuracy.is_imbalanced(counts)
@@ -195,12 +196,12 @@ class Evaluator:
         per_class = {"train_images": counts.tolist()}
         for name, split in (("test", test), ("train", train)):
             by_classifier = self._predict(config, split, classifiers)
-            accuracies, by_class = _accuracies(split, by_classifier, config.num_classes)
-            shots = accuracy.by_shots(by_class, counts) if imbalanced else {}
+            accuracies, of_classes = _accuracies(split, by_classifier, config.num_classes)
+            shots = accuracy.by_shots(of_classes, counts) if imbalanced else {}
             measures = accuracies | shots | self._geometry(config, split, classifiers)
             metrics[name] = {key: float(value) for key, value in measures.items()}
             predicted[name] = by_classifier["accuracy"]
-            per_class[f"{name}_accuracy"] = by_class["accuracy"].tolist()
+            per_class[f"{name}_accuracy"] = of_classes["accuracy"].tolist()
         evaluation = Evaluation(
             metrics,
             self._on_host(classifiers.weights),
@@ -215,28 +216,27 @@ class Evaluator:
 
     def _predict(self, config, split, classifiers):
         """{name of the accuracy: predicted labels} of the classifiers."""
-        weights, projections = classifiers.weights, split.projections
+        weights, predict = classifiers.weights, by_class.predict
+        rows = config, self._mesh, split.projections
         predicted = {
-            "accuracy": classifier_lib.predict(config, projections, weights, classifiers.bias),
-            "accuracy_class_means": fixed.predict(projections, classifiers.means),
+            "accuracy": predict(*rows, weights, classifiers.bias),
+            "accuracy_class_means": predict(*rows, classifiers.means, by_cosine=True),
         }
         if classifiers.adjusted_bias is not None:
-            predicted["accuracy_adjusted"] = classifier_lib.predict(
-                config, projections, weights, classifiers.adjusted_bias
-            )
+            predicted["accuracy_adjusted"] = predict(*rows, weights, classifiers.adjusted_bias)
         return {name: self._on_host(labels) for name, labels in predicted.items()}
 
     def _geometry(self, config, split, classifiers):
         features, weights = split.projections, classifiers.weights
         if config.loss != "cross_entropy":
             features, weights = l2_normalize(features), l2_normalize(weights)
+        labels, bias, num_classes = split.labels, classifiers.bias, config.num_classes
+        if num_classes > by_class.MOST_COMPARED:
+            labels, chosen = by_class.compared(labels, num_classes)
+            num_classes, weights = len(chosen), weights[chosen]
+            bias = None if bias is None else bias[chosen]
         return geometry.neural_collapse(
-            features,
-            split.labels,
-            weights,
-            num_classes=config.num_classes,
-            bias=classifiers.bias,
-            where=split.where,
+            features, labels, weights, num_classes=num_classes, bias=bias, where=split.where
         )
 
     def _predictions(self, config, test, predicted, weights):
@@ -269,7 +269,9 @@ class Evaluator:
         )
 
     def _on_host(self, array):
-        return np.asarray(array if array.is_fully_addressable else self._gather(array))
+        if array.is_fully_addressable:  # without a copy on every device
+            return np.asarray(array)
+        return np.asarray(self._gather(array))
 
 
 def _margins(features, weights, labels, predicted):

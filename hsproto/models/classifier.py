@@ -7,16 +7,28 @@ import jax.numpy as jnp
 
 from hsproto import prototypes
 from hsproto.core import numerics
+from hsproto.core.nearest import best_class
 from hsproto.core.numerics import matmul
 
 
 def predict(
-    config: Any, features: jax.Array, weights: jax.Array, bias: jax.Array | None = None
+    config: Any,
+    features: jax.Array,
+    weights: jax.Array,
+    bias: jax.Array | None = None,
+    model_axis: str | None = None,
 ) -> jax.Array:
     """Return predicted labels [B]: by inner product for cross entropy, else by cosine.
 
-    `bias` [K] is added to the inner products, or to the cosines divided by the temperature.
+    `bias` [K] is added to the inner products, or to the cosines divided by the temperature. Inside
+    `shard_map` with `model_axis`, weights and bias are those of this device's classes.
     """
+    if config.class_block or model_axis is not None:
+
+        def scores_of(columns):
+            return _scores(config, features, *columns)
+
+        return best_class(scores_of, (weights, bias), config.class_block or None, model_axis)
     if config.loss == "cross_entropy":
         logits = matmul(features, weights.T)
     elif bias is None:
@@ -24,6 +36,15 @@ def predict(
     else:
         logits = prototypes.logits(features, weights, temperature=config.temperature)
     return jnp.argmax(logits if bias is None else logits + bias[None, :], axis=1)
+
+
+def _scores(config, features, weights, bias):
+    if config.loss == "cross_entropy":
+        scores = matmul(features, weights.T)
+    else:
+        temperature = 1.0 if bias is None else config.temperature
+        scores = prototypes.logits(features, weights, temperature=temperature)
+    return scores if bias is None else scores + bias[None, :]
 
 
 def classifier(variables: dict) -> tuple[jax.Array | None, jax.Array | None]:

@@ -43,11 +43,7 @@ def check(config: ConfigDict, state: state_lib.TrainState, mesh: Mesh) -> None:
 
 def least(config: ConfigDict, state: state_lib.TrainState, mesh: Mesh) -> int:
     """Return the bytes that a run takes on each device at least."""
-    # What is not replicated is split over all devices.
-    state_bytes = sum(
-        _bytes(leaf) // (1 if leaf.sharding.is_fully_replicated else mesh.size)
-        for leaf in jax.tree.leaves(state)
-    )
+    state_bytes = sum(map(_bytes, jax.tree.leaves(state)))
     gradient = sum(map(_bytes, jax.tree.leaves(state.params)))
     loaded = max(config.load_size, config.image_size) ** 2 * config.channels  # uint8
     seen = config.image_size**2 * config.channels * 4  # float32
@@ -87,7 +83,8 @@ def _least_of(config: ConfigDict, mesh: Mesh) -> float:
 
 
 def _bytes(array: Any) -> int:
-    return math.prod(array.shape) * array.dtype.itemsize
+    """Of an array's part on one device."""
+    return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def _gigabytes(count):

@@ -13,13 +13,14 @@ from hsproto.errors import UserError
 from hsproto.methods import ENCODER_LOSSES
 
 # What each loss of `hsproto.losses` takes besides features, prototypes and labels.
+_BY_CLASS = ("class_block", "model_axis")
 _KEYWORDS = {
-    "cross_entropy": ("bias",),
+    "cross_entropy": ("bias", *_BY_CLASS),
     "dot_regression": (),
-    "normface": ("temperature", "bias"),
-    "decoupled_normface": ("temperature",),
-    "ntce": ("temperature", "axis_name", "queue"),
-    "nonl": ("temperature", "axis_name", "queue"),
+    "normface": ("temperature", "bias", *_BY_CLASS),
+    "decoupled_normface": ("temperature", *_BY_CLASS),
+    "ntce": ("temperature", "axis_name", "queue", *_BY_CLASS),
+    "nonl": ("temperature", "axis_name", "queue", *_BY_CLASS),
     "scl": ("temperature", "axis_name", "queue", "block_size"),
     "prototype_softmax": ("temperature", "axis_name", "num_classes"),
 }
@@ -34,6 +35,7 @@ def batch_loss(
     axis_name: str | None = None,
     queue: tuple[jax.Array, jax.Array] | None = None,
     log_prior: ArrayLike | None = None,
+    model_axis: str | None = None,
 ) -> losses.PerAnchor:
     """Return the loss that `config.loss` names, of a model's outputs and classifier.
 
@@ -46,6 +48,8 @@ def batch_loss(
         axis_name: Mapped axis over which the batch is split, or None.
         queue: (features, labels) of past batches, for the losses that take them.
         log_prior: [K] of the classes, for `config.logit_adjustment`, by which it is multiplied.
+        model_axis: Mapped axis over which the classes are split, or None. Prototypes, bias and
+            `log_prior` are then those of this device.
     """
     if config.label_smoothing:
         labels = smooth(labels, config.num_classes, config.label_smoothing)
@@ -61,6 +65,8 @@ def batch_loss(
         "axis_name": axis_name,
         "queue": queue,
         "bias": bias,
+        "class_block": config.class_block or None,
+        "model_axis": model_axis,
     }
     loss = getattr(losses, config.loss)
     keywords = {name: values[name] for name in _KEYWORDS[config.loss]}

@@ -39,7 +39,7 @@ def layout(config: ConfigDict, mesh: jax.sharding.Mesh) -> jax.sharding.NamedSha
     """Return the sharding of the queue's arrays."""
     if config.loss == "scl":
         return mesh_lib.replicated(mesh)
-    return mesh_lib.over_batch(mesh, axis=1)
+    return mesh_lib.over_data(mesh, axis=1)
 
 
 def rows(queue: dict) -> tuple[jax.Array, jax.Array] | None:

@@ -72,21 +72,42 @@ def with_backbone(state: TrainState, backbone: dict[str, Any]) -> TrainState:
 
 
 def layout(config: ConfigDict, mesh: Mesh) -> TrainState:
-    """Return the sharding of each part: replicated, except for a queue, which its loss decides."""
+    """Return the sharding of each part, or of each array of it.
+
+    All are replicated, except for a queue, which its loss decides, and, where the mesh splits
+    classes, what has a row for each of them: prototypes, biases, and their optimizer state.
+    """
     parts = dict.fromkeys(TrainState._fields, mesh_lib.replicated(mesh))
-    return TrainState(**parts | {"queue": queue_lib.layout(config, mesh)})
+    parts["queue"] = queue_lib.layout(config, mesh)
+    if mesh_lib.splits_classes(mesh):
+        shapes = jax.eval_shape(_initial(config), jax.random.key(config.seed))
+        for part in ("params", "constants", "opt_state", "average"):
+            parts[part] = _by_class(getattr(shapes, part), mesh)
+    return TrainState(**parts)
+
+
+def _by_class(tree, mesh):
+    whole, by_class = mesh_lib.replicated(mesh), mesh_lib.over_classes(mesh)
+
+    def sharding(path, _):
+        # Names of variables; the optimizer's own fields are attributes.
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        names = names[1:] if names[:1] == ["params"] else names  # of a moving average
+        return by_class if names in (["prototypes"], ["bias"]) else whole
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def abstract(config: ConfigDict, mesh: Mesh) -> TrainState:
     """Return shapes, dtypes and shardings of the state, without computing it."""
     shapes = jax.eval_shape(_initial(config), jax.random.key(config.seed))
 
-    def with_sharding(shapes, sharding):
+    def with_sharding(sharding, shapes):
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
         )
 
-    return TrainState(*map(with_sharding, shapes, layout(config, mesh)))
+    return jax.tree.map(with_sharding, layout(config, mesh), shapes)
 
 
 def _initial(config):

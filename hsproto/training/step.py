@@ -33,10 +33,10 @@ def make_train_step(
     """Return the compiled step: (TrainState, {"image", "label"}) -> (TrainState, metrics).
 
     Images are uint8 [batch_size, H, W, C], or [batch_size, views, H, W, C] if `crop_on` is host,
-    and labels int [batch_size]: global arrays split over the mesh. The state is replicated and
-    donated. Encoder losses see two augmented views of each image, all others one. The random
-    numbers of a step are a function of (seed, step). Metrics are scalars: loss, gradient_norm,
-    learning_rate, and, if there is a classifier, accuracy on the batch.
+    and labels int [batch_size]: global arrays split over the mesh. The state is laid out as
+    `state.layout` says, and donated. Encoder losses see two augmented views of each image, all
+    others one. The random numbers of a step are a function of (seed, step). Metrics are scalars:
+    loss, gradient_norm, learning_rate, and, if there is a classifier, accuracy on the batch.
 
     With n = `microbatches` > 1, images are [n, batch_size/n, ...] and labels [n, batch_size/n],
     split along their second axis. The gradient is exactly that of the whole batch's loss, although
@@ -56,6 +56,7 @@ def make_train_step(
     rate, sgd = optimizer.learning_rate(config, per_epoch), optimizer.sgd(config, per_epoch)
     views = config_lib.num_views(config)
     split_loss = _make_loss(config, mesh, log_prior)
+    predict = _make_predict(config, mesh)
 
     def step(state, batch):
         shape = batch["label"].shape
@@ -83,7 +84,7 @@ def make_train_step(
             metrics = {"loss": split_loss(outputs, prototypes, bias, targets, state.queue)}
             if prototypes is not None:
                 features = outputs.features.reshape(-1, prototypes.shape[1])
-                predicted = classifier_lib.predict(config, features, prototypes, bias)
+                predicted = predict(features, prototypes, bias)
                 metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1))
             return metrics["loss"], metrics
 
@@ -166,21 +167,34 @@ def _make_loss(config, mesh, log_prior):
     """
     if config.loss_groups == 1:
         # Each device uses its own rows, in its own order: only sums over the batch cross devices.
-        rows = mesh_lib.over_batch(mesh, axis=int(config.microbatches > 1)).spec
+        rows = mesh_lib.over_data(mesh, axis=int(config.microbatches > 1)).spec
+        model_axis = mesh_lib.MODEL_AXIS if mesh_lib.splits_classes(mesh) else None
 
-        def local(outputs, prototypes, bias, labels, queue):
+        def local(outputs, prototypes, bias, labels, queue, log_prior):
             outputs, labels = jax.tree.map(
                 lambda x: x.reshape(-1, *x.shape[len(rows) :]), (outputs, labels)
             )
             loss = objective.batch_loss(
-                config, outputs, prototypes, bias, labels, "data", queue_lib.rows(queue), log_prior
+                config,
+                outputs,
+                prototypes,
+                bias,
+                labels,
+                "data",
+                queue_lib.rows(queue),
+                log_prior,
+                model_axis,
             )
             return loss.mean("data")
 
-        whole, queue = PartitionSpec(), queue_lib.layout(config, mesh).spec
-        return jax.shard_map(
-            local, mesh=mesh, in_specs=(rows, whole, whole, rows, queue), out_specs=whole
+        classes, queue = mesh_lib.over_classes(mesh).spec, queue_lib.layout(config, mesh).spec
+        split = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(rows, classes, classes, rows, queue, classes),
+            out_specs=PartitionSpec(),
         )
+        return functools.partial(_with_prior, split, log_prior)
 
     def grouped(outputs, prototypes, bias, labels, queue):
         del queue  # needs loss_groups=1
@@ -197,6 +211,23 @@ def _make_loss(config, mesh, log_prior):
         return jnp.mean(jax.vmap(loss)(*groups))
 
     return grouped
+
+
+def _with_prior(loss, log_prior, *arguments):
+    return loss(*arguments, log_prior)
+
+
+def _make_predict(config, mesh):
+    """Return f(features, prototypes, bias) -> predicted labels."""
+    if not mesh_lib.splits_classes(mesh):
+        return functools.partial(classifier_lib.predict, config)
+    rows, classes = mesh_lib.over_data(mesh).spec, mesh_lib.over_classes(mesh).spec
+    return jax.shard_map(
+        functools.partial(classifier_lib.predict, config, model_axis=mesh_lib.MODEL_AXIS),
+        mesh=mesh,
+        in_specs=(rows, classes, classes),
+        out_specs=rows,
+    )
 
 
 def _one_axis(x, axes):

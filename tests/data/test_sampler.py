@@ -141,3 +141,65 @@ def test_the_config_names_the_sampler():
     source = Labelled(labels=labels_of([5, 5]))
     assert isinstance(sampler.make(source, config_of()), sampler.Sampler)
     assert isinstance(sampler.make(source, config_of(sampler="classes")), sampler.ClassSampler)
+
+
+grouped = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 12), st.integers(0, 99))
+
+
+@settings(deadline=None, max_examples=50)
+@given(grouped, st.integers(0, 10**6))
+def test_batches_of_groups_hold_so_many_classes_with_so_many_images_each(sizes, step):
+    groups, images, more, seed = sizes
+    labels = labels_of(np.random.default_rng(seed).integers(1, 9, 2 * groups + more))
+    drawn = sampler.GroupSampler(labels, groups * images, images, seed)
+    rows = drawn.indices(step)
+    assert rows.dtype == np.int64 and rows.shape == (groups * images,)
+    classes, counts = np.unique(labels[rows], return_counts=True)
+    assert len(classes) == groups and np.all(counts == images)
+    again = sampler.GroupSampler(labels, groups * images, images, seed)
+    np.testing.assert_array_equal(again.indices(step), rows)
+
+
+@settings(deadline=None, max_examples=50)
+@given(grouped)
+def test_groups_meet_every_class_once_a_round_and_every_image_once_a_pass(sizes):
+    groups, images, more, seed = sizes
+    classes, rounds = 2 * groups + more, 6
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(classes), images * 3))
+    drawn = sampler.GroupSampler(labels, groups * images, images, seed)
+    steps = -(-rounds * classes // groups)
+    rows = np.concatenate([drawn.indices(step) for step in range(steps)])
+    orders = [drawn._round(number) for number in range(rounds)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(classes))
+    # Three rounds are a pass: six show each image twice, and what the last batch holds beyond.
+    counts = np.bincount(rows, minlength=len(labels))
+    assert counts.min() >= 2 and counts.sum() - 2 * len(labels) < groups * images
+
+
+def test_groups_of_more_than_half_of_the_classes_are_refused():
+    with pytest.raises(UserError, match="put 3 classes into a batch, of 5 with images"):
+        sampler.GroupSampler(np.arange(5), 6, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sampler": "shuffle"}, "needs sampler='classes'"),
+        ({"sampler": "classes", "batch_binding": True}, "needs .* batch_binding=false"),
+        ({"sampler": "classes", "batch_size": 510}, "must divide batch_size=510"),
+    ],
+)
+def test_what_images_per_class_needs_is_said(values, message):
+    config = config_lib.default()
+    config.update({"images_per_class": 4, **values})
+    with pytest.raises(UserError, match=f"images_per_class=4 {message}"):
+        config_lib.validate(config)
+
+
+def test_images_per_class_makes_groups():
+    config = config_lib.default()
+    config.update({"sampler": "classes", "images_per_class": 2, "batch_size": 8})
+    source = types.SimpleNamespace(labels=np.arange(40) % 10)
+    rows = sampler.make(source, config).indices(5)
+    assert np.all(np.unique(source.labels[rows], return_counts=True)[1] == 2)

@@ -1,0 +1,64 @@
+"""The class of the highest score, in blocks of classes and over devices that share them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from hsproto.core.contrast import block_size
+from hsproto.core.meshes import AxisName
+
+
+def best_class(
+    scores_of: Callable[[Any], jax.Array],
+    columns: Any,
+    class_block: int | None = None,
+    model_axis: AxisName | None = None,
+) -> jax.Array:
+    """Return the class of the highest score of each row, the first of equals, int32 [B].
+
+    Args:
+        scores_of: Maps a block of `columns` to its scores [B, b]; NaN and -inf never win.
+        columns: A tree of arrays whose first axis is that of the classes, of this device's where
+            `model_axis` is given.
+        class_block: Largest number of classes handled at a time; None: all.
+        model_axis: Mapped axis over which the classes are split, or None.
+
+    Returns:
+        The numbers of the classes, counted over all devices; -1 where no class can win.
+    """
+    count = jax.tree.leaves(columns)[0].shape[0]
+    size = block_size(count, class_block or count)
+    number = -(-count // size)
+
+    def best_of(first: Any, block: Any) -> tuple[jax.Array, jax.Array]:
+        ids = first + jnp.arange(size, dtype=jnp.int32)
+        scores = lax.stop_gradient(scores_of(block))
+        scores = jnp.where((ids < count)[None, :] & ~jnp.isnan(scores), scores, -jnp.inf)
+        return jnp.max(scores, axis=1), ids[jnp.argmax(scores, axis=1)]
+
+    def step(best: Any, block: Any) -> tuple[Any, None]:
+        found = best_of(*block)
+        higher = found[0] > best[0]
+        return tuple(
+            jnp.where(higher, new, old) for new, old in zip(found, best, strict=True)
+        ), None
+
+    def split(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, [(0, number * size - count)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(number, size, *x.shape[1:])
+
+    if number == 1:
+        peak, label = best_of(0, columns)
+    else:
+        firsts = size * jnp.arange(number, dtype=jnp.int32)
+        blocks = firsts, jax.tree.map(split, columns)
+        start = best_of(*jax.tree.map(lambda x: x[0], blocks))
+        (peak, label), _ = lax.scan(step, start, jax.tree.map(lambda x: x[1:], blocks))
+    if model_axis is not None:
+        here, peak = peak, lax.pmax(peak, model_axis)
+        label = label + count * lax.axis_index(model_axis)
+        label = lax.pmin(jnp.where(here == peak, label, jnp.iinfo(jnp.int32).max), model_axis)
+    return jnp.where(peak == -jnp.inf, -1, label)
