@@ -228,7 +228,7 @@ def _write_results(workdir, summary, evaluation, splits):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
-    if evaluation.predictions is not None:
+    if evaluation.predictions.margins is not None:
         log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
     log_main(next_steps.describe(workdir))
 
