@@ -204,7 +204,7 @@ def test_ten_runs_of_300_points_stay_below_5_mb(tmp_path):
 
 
 def test_many_runs_share_the_steps_that_a_page_has_room_for():
-    assert [page_sphere.steps_of_each(n) for n in (0, 1, 10, 20, 1000)] == [40, 40, 40, 20, 6]
+    assert [page_sphere.steps_of_each(n) for n in (0, 1, 10, 20, 1000)] == [32, 32, 32, 16, 6]
 
 
 def test_cosines_are_told_against_the_simplex(tmp_path):

@@ -14,8 +14,8 @@ from hsproto.reporting.directions import cosines
 from hsproto.reporting.page import flat, projection
 from hsproto.runs import snapshots
 
-MOST_STEPS = 40  # of a run
-ALL_STEPS = 400  # of all runs of a page together, but not fewer of one than
+MOST_STEPS = 32  # of a run
+ALL_STEPS = 320  # of all runs of a page together, but not fewer of one than
 FEWEST_STEPS = 6
 SHOWN_IMAGES = 8  # of the most wrong ones, and of those that are right
 LARGEST_SIDE = 32  # pixels of an image on the page

@@ -17,7 +17,7 @@ from hsproto.runs.snapshots import SnapshotSeries
 MOST_IMAGES = 500  # of a run
 LARGEST_SIDE = 32  # pixels
 MOST_PIXELS = 250_000  # of all runs of a page together
-_EXACT = 60_000  # pixels up to which a sprite is a PNG, of more a JPEG
+_LARGEST_PNG = 40_000  # characters; what is larger becomes a JPEG
 
 
 def has_pictures(series: SnapshotSeries) -> bool:
@@ -36,8 +36,8 @@ def sprite_id(series: SnapshotSeries) -> str | None:
 def sprites(all_series: Iterable[SnapshotSeries]) -> dict[str, dict[str, Any]]:
     """Return {sprite_id: sprite} of the test images of runs.
 
-    A sprite is a dict: picture (a data URI), side of a tile in pixels, columns, and tiles: the tile of
-    each image, -1 of one that has none, as of more than MOST_IMAGES some are chosen.
+    A sprite is a dict: picture (a data URI), side of a tile in pixels, columns, rows, and tiles:
+    the tile of each image, -1 of one that has none, as of more than MOST_IMAGES some are chosen.
     """
     images = {sprite_id(s): s.points["images"] for s in all_series if has_pictures(s)}
     total = sum(min(len(each), MOST_IMAGES) for each in images.values())
@@ -58,9 +58,9 @@ def _sprite(images, side):
         left, top = (side - picture.width) // 2, (side - picture.height) // 2
         sheet.paste(picture, (column * side + left, row * side + top))
         tiles[place] = tile
-    is_small = sheet.width * sheet.height <= _EXACT
+    exact = page_sphere.data_uri(sheet)
     return {
-        "picture": page_sphere.data_uri(sheet, "PNG" if is_small else "JPEG"),
+        "picture": exact if len(exact) <= _LARGEST_PNG else page_sphere.data_uri(sheet, "JPEG"),
         "side": side,
         "columns": columns,
         "rows": math.ceil(len(chosen) / columns),
