@@ -265,7 +265,7 @@ def _write_results(config, workdir, summary, evaluation, splits):
     found = []
 
     def write():
-        if evaluation.predictions is not None:
+        if evaluation.predictions.margins is not None:
             found[:] = [mistakes.write(workdir, evaluation.predictions, splits.test)]
         # Last: it marks the run as finished.
         summary_lib.write_results(workdir, summary, evaluation, class_names)

@@ -20,7 +20,7 @@ from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import snapshots
 from hsproto.training import objective
 
-_MOST_LOOKED_AT = 20_000  # test images of a folder, of which mistakes are listed
+_MOST_LOOKED_AT = 20_000  # test images of a folder, files that one can look at: mistakes are listed
 
 
 class Loaders(NamedTuple):
@@ -52,7 +52,7 @@ class Evaluation(NamedTuple):
         per_class: of imbalanced training sets, lists [K] of "train_images", "test_accuracy" and
             "train_accuracy".
         snapshot: of test images, where one was requested.
-        predictions: of the test images, where those are files of a folder that one can look at.
+        predictions: of the test images.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -240,13 +240,13 @@ class Evaluator:
         )
 
     def _predictions(self, config, test, predicted, weights):
-        count = int(test.where.sum())
-        if config.source != "folder" or count > _MOST_LOOKED_AT:
-            return None
-        labels = np.where(test.where, test.labels, 0)
-        margins = np.asarray(self._margins(test.projections, weights, labels, predicted))
+        count, margins = int(test.where.sum()), None
         places = self._places(test, np.arange(count))
-        return Predictions(labels[places], predicted[places], margins[places])
+        if config.source == "folder" and count <= _MOST_LOOKED_AT:
+            labels = np.where(test.where, test.labels, 0)
+            margins = np.asarray(self._margins(test.projections, weights, labels, predicted))
+            margins = margins[places]
+        return Predictions(test.labels[places], predicted[places], margins)
 
     def _places(self, split, rows):
         """Where `embed_all` put the rows of a source: it fills [size, batches] by columns."""

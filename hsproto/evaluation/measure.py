@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hsproto import geometry
+from hsproto import verdict as verdict_lib
 from hsproto.data.features import read_features
 from hsproto.evaluation import blockwise
 from hsproto.evaluation.blockwise import Measured
@@ -15,8 +16,6 @@ from hsproto.metrics import METRICS, format_number
 
 MAP_ROWS = 3000  # rows of the two-dimensional map
 
-# Share of a simplex's rank, and spread within over between classes, for each word.
-_VERDICTS = (("collapsed", 0.95, 0.1), ("close to collapse", 0.8, 0.5))
 _SPREAD = "spread within classes over that between"
 
 
@@ -87,19 +86,10 @@ def verdict(report: Report) -> list[str]:
     classes, dim = int(measures["classes_counted"]), report.train.means.shape[1]
     if classes < 2:
         return ["Rows of a single class: there is nothing to compare."]
-    share, spread = measures["erank_inter"] / min(classes - 1, dim), measures["spread_ratio"]
-    of_what = "of a simplex" if dim >= classes - 1 else f"of the {dim} dimensions that there are"
-    word = next(
-        (w for w, rank, most in _VERDICTS if share >= rank and spread <= most), "not collapsed"
-    )
     lines = [
-        f"The features are {word}: class means are at {100 * share:.0f} % {of_what}; spread within "
-        f"classes {spread:.2g} times that between."
+        verdict_lib.collapse(measures["erank_inter"], measures["spread_ratio"], classes, dim),
+        *filter(None, [verdict_lib.no_room(classes, dim)]),
     ]
-    if dim < classes - 1:
-        lines.append(
-            f"{classes} classes need {classes - 1} dimensions for a simplex, and there are {dim}."
-        )
     if "class_alignment" in measures:
         cosine = 1 - measures["class_alignment"] / 2
         lines.append(

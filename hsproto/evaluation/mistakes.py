@@ -20,12 +20,12 @@ class Predictions(NamedTuple):
     """Labels of the test images in the order of their source, and the classes predicted.
 
     `margins`: cosine to the predicted class's prototype less that to the own one, in 0..2; 0 where
-    right.
+    right. None where nobody looks at the images one by one.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
-    margins: np.ndarray
+    margins: np.ndarray | None = None
 
 
 def confusion(predictions: Predictions, num_classes: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from hsproto import geometry
 from hsproto.errors import UserError
 from hsproto.metrics import LONG_TAIL, METRICS, defined, format_number
 from hsproto.models import architecture
-from hsproto.runs import config_file, reading
+from hsproto.runs import config_file, predictions_file, reading
 from hsproto.runs.files import to_json, write_npz, write_text
 
 
@@ -129,13 +129,15 @@ def versions() -> dict[str, str]:
 
 
 def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Sequence[str]) -> None:
-    """Write prototypes.npz and, last, summary.json, which marks a run as finished."""
+    """Write prototypes, predictions and, last, summary.json, which marks a run as finished."""
     arrays = {
         "prototypes": evaluation.prototypes,
         "class_means": evaluation.class_means,
         "class_names": list(class_names),
     }
     write_npz(os.path.join(workdir, "prototypes.npz"), arrays)
+    labels, predicted = evaluation.predictions[:2]
+    predictions_file.write(workdir, summary["step"], labels, predicted)
     write_text(os.path.join(workdir, "summary.json"), to_json(summary, indent=1))
 
 

@@ -3,6 +3,8 @@
 import made_runs
 import numpy as np
 
+from hsproto.runs import predictions_file
+
 # What does harm where a text from outside is taken for markup.
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=1> & \"'<b>bold"
 
@@ -13,11 +15,12 @@ def evaluated(step, **values):
 
 def run(
     folder, name, *, steps=(20, 40, 60, 80, 100), classes=4, dim=3, points=40, side=6, names=None,
-    finished=True, snapshots=True, wrong=2, seed=0, goal=0.01, **config,
+    finished=True, snapshots=True, predictions=None, wrong=2, seed=0, goal=0.01, **config,
 ):  # fmt: skip
     """The workdir of a run that collapses over `steps` to a weight alignment of `goal`.
 
-    Its last snapshot takes the last `wrong` images for the next class.
+    Its last snapshot takes the last `wrong` images for the next class. predictions: (labels,
+    predicted) of the whole test set, where it has kept them.
     """
     random = np.random.default_rng([seed, classes])
     names = names or [f"class {c}" for c in range(classes)]
@@ -39,6 +42,8 @@ def run(
     ends = ends / np.linalg.norm(ends, axis=1, keepdims=True)
     if finished:
         np.savez(workdir / "prototypes.npz", prototypes=ends, class_means=ends, class_names=names)
+    if predictions:
+        predictions_file.write(workdir, steps[-1], *predictions)
     if snapshots:
         write_snapshots(workdir, steps, shares, ends, names, points, side, wrong, random)
     return workdir

@@ -25,7 +25,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # WebGL without a GPU; the sandbox needs rights that containers lack.
 FLAGS = ("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 MEASURES = {name: METRICS[name] for name in ("accuracy", "weight_alignment", "erank_weights")}
-SECTIONS = ("overview", "sphere", "dynamics", "prototypes", "images", "card")
+SECTIONS = ("overview", "sphere", "table", "dynamics", "prototypes", "confusion", "images", "card")
 SIZES = ((390, 844), (1400, 900))
 WAIT = 60_000  # milliseconds; a busy machine draws slowly
 
@@ -233,15 +233,16 @@ def test_the_slider_moves_both_spheres_through_training(tab):
     slider.focus()
     tab.keyboard.press("Home")
     settled(tab)
-    assert slider.input_value() == "0" and tab.locator("#moment").inner_text() == "10 %"
+    assert slider.input_value() == "0" and tab.locator("#moment").inner_text() == "step 10"
     # Of CE the first snapshot is later: it is shown as long as there is no earlier one.
-    eventually(tab, told("left", "Step 20"))
-    eventually(tab, told("right", "Step 10 of 100"))
+    eventually(tab, told("left", "Step 20 of 100 (its first snapshot)"))
+    eventually(tab, told("right", "Step 10 of 100:"))
     for side, end in zip(("left", "right"), ends, strict=True):
         assert chart(tab, f"[data-ball={side}]", "c.data[2].x") != end
     tab.keyboard.press("ArrowRight")
     assert slider.input_value() == "1"
-    assert slider.get_attribute("aria-valuetext") == "20 % of training"
+    assert slider.get_attribute("aria-valuetext") == "step 20"
+    eventually(tab, told("right", "Step 10 of 100 (its last snapshot so far)"))
     tab.keyboard.press("End")
     eventually(tab, told("right", "Step 100"))
     assert chart(tab, "[data-ball=right]", "c.data[2].x") == ends[1]
@@ -271,6 +272,49 @@ def test_points_tell_class_prediction_and_cosine(tab):
         "Exact: the features have 3 dimensions"
         in tab.locator("[data-coordinates=right]").inner_text()
     )
+
+
+def test_many_classes_stand_on_a_circle_where_collapse_is_seen(tab):
+    pane = tab.locator("[data-pane=left]")
+    assert "many" not in pane.get_attribute("class").split()
+    chosen(tab, "[data-side=left]", "<img src=x onerror=window.hurt=1>, NTCE")
+    eventually(tab, "document.querySelector('[data-plane=left]').data[1].x.length == 24")
+    assert "many" in pane.get_attribute("class").split()
+    tops = [tab.locator(f"[data-{name}=left]").bounding_box()["y"] for name in ("plane", "ball")]
+    assert tops[0] < tops[1], "the circle comes first"
+    far = chart(tab, "[data-plane=left]", "Math.max(...c.data[3].x.map((x, i) => "
+                "Math.hypot(x - c.data[1].x[i], c.data[3].y[i] - c.data[1].y[i])))")  # fmt: skip
+    assert far < 0.7, "orthogonal prototypes are on the way to their corners"
+    assert "evenly in their order" in tab.locator("[data-plane-note=left]").inner_text()
+    tab.locator("[data-plane-of=left]").select_option("map")
+    assert "% of the variance" in tab.locator("[data-plane-note=left]").inner_text()
+    chosen(tab, "[data-side=left]", "toy, CE")
+    assert tab.locator("[data-plane-of=left]").input_value() == "map"
+
+
+def test_a_point_in_the_plane_shows_its_image(tab):
+    plane, thumb = tab.locator("[data-plane=right]"), tab.locator("[data-plane=right] + .thumb")
+    plane.scroll_into_view_if_needed()
+    assert thumb.is_hidden()
+    x, y = chart(
+        tab,
+        "[data-plane=right]",
+        """{ const { xaxis, yaxis, _size } = c._fullLayout;
+        const box = c.getBoundingClientRect(), { x, y } = c.data[2];
+        const far = x.map((_, i) => Math.hypot(x[i] - c.data[3].x[0], y[i] - c.data[3].y[0]));
+        const i = far.indexOf(Math.max(...far));
+        return [box.left + _size.l + xaxis.d2p(x[i]), box.top + _size.t + yaxis.d2p(y[i])] }""",
+    )
+    tab.mouse.move(x - 20, y - 20)
+    for shift in (-3, -1, 0, 1, 2, 3):
+        tab.mouse.move(x + shift, y + shift)
+        tab.wait_for_timeout(60)
+        if thumb.is_visible():
+            break
+    assert thumb.is_visible()
+    assert "data:image/" in thumb.evaluate("e => e.style.backgroundImage")
+    tab.mouse.move(0, 0)
+    tab.mouse.move(1, 1)
 
 
 def test_a_pointer_over_a_curve_shows_its_value(tab):
@@ -371,14 +415,14 @@ def test_dynamics_have_the_optimum_the_line_and_the_point(tab):
 
 
 def test_panels_follow_their_select(tab):
-    for name in ("classes", "images"):
+    for name in ("classes", "confusion", "images"):
         visible = tab.locator(f"[data-panel={name}]:visible h3")
         assert visible.count() == 1 and visible.inner_text().startswith("toy, NONL")
         tab.locator(f"[data-panels={name}]").select_option(label="toy, CE")
         assert visible.inner_text().startswith("toy, CE")
     assert tab.locator("#images .wrong:visible").count() == 2
     assert tab.locator("#images img:visible").first.evaluate("i => i.naturalWidth") == 6
-    for name in ("classes", "images"):
+    for name in ("classes", "confusion", "images"):
         tab.locator(f"[data-panels={name}]").select_option(label="toy, NONL")
 
 

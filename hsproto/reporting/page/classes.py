@@ -1,6 +1,7 @@
 """Classes of a run as the page shows them: cosines of prototypes, neighbors, accuracy by class.
 
-Cosines are not centered: a component that all prototypes share shows in them.
+Cosines are not centered: a component that all prototypes share shows in them. A matrix shows how
+far they are from the simplex's -1/(K-1), as at collapse all of them are the same number.
 """
 
 from typing import Any
@@ -9,29 +10,31 @@ import numpy as np
 from PIL import Image
 
 from hsproto.errors import UserError
-from hsproto.metrics import format_number
 from hsproto.reporting import directions
+from hsproto.reporting.page import shades
 from hsproto.reporting.page import sphere as page_sphere
 from hsproto.runs import summary as summary_lib
+from hsproto.runs.predictions_file import Predicted
 from hsproto.runs.run import Run
 from hsproto.runs.snapshots import SnapshotSeries
 
 MOST_CELLS = 20  # classes of a matrix in numbers; of more it is a picture
 MOST_ROWS = 200  # classes in a table of classes, and pixels a side of a picture
 PAIRS = 8  # nearest and furthest
-# Colors of a picture above and below the simplex's cosine; at it the page shows through.
-_ABOVE, _BELOW = (214, 85, 52), (52, 116, 214)
-_SHADES = 24
+REACHES = (0.01, 0.05, 0.2, 1.0, 2.0)  # of deviations; the scale is the smallest that holds all
 
 
-def class_view(run: Run, frames: SnapshotSeries | None) -> dict[str, Any]:
+def class_view(
+    run: Run, frames: SnapshotSeries | None, predicted: Predicted | None = None
+) -> dict[str, Any]:
     """Return what is known of the classes of a run at its end, or at its last snapshot.
 
     A dict: names, target (the simplex's -1/(K-1), None of one class), cosines [K, K] with None
     where a prototype has no direction, or None of more than MOST_ROWS classes (they grow with K²,
     and prototypes.npz has what gives them), from (what they are of), mean, std, least, most
     (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
-    picture (a data URI), missing (what is not there, as sentences).
+    picture (a data URI) of deviations from target, reach (of their scale), missing (what is not
+    there, as sentences). Accuracy by class is that of `predicted`, where that is known.
     """
     missing, prototypes = [], None
     try:
@@ -56,7 +59,7 @@ def class_view(run: Run, frames: SnapshotSeries | None) -> dict[str, Any]:
     cosines = directions.cosines(np.asarray(prototypes, np.float64), of_zero=np.nan)
     between = cosines[~np.eye(len(names), dtype=bool)]
     between = between[np.isfinite(between)]
-    by_class, remarks = _by_class(run, frames, classes, names, cosines)
+    by_class, remarks = _by_class(run, frames, predicted, classes, names, cosines)
     view = {
         "missing": missing + remarks,
         "names": names,
@@ -72,6 +75,7 @@ def class_view(run: Run, frames: SnapshotSeries | None) -> dict[str, Any]:
         "left_out": max(0, len(names) - len(by_class)),
         "matrix": None,
         "picture": None,
+        "reach": None,
     }
     if len(names) <= MOST_ROWS:
         view["cosines"] = [[page_sphere.rounded(value) for value in row] for row in cosines]
@@ -79,50 +83,54 @@ def class_view(run: Run, frames: SnapshotSeries | None) -> dict[str, Any]:
         view |= {"mean": between.mean(), "std": between.std()}
         view |= {"least": between.min(), "most": between.max()}
     view |= _pairs(cosines, names)
+    if target is None:
+        return view
+    deviations = np.where(np.eye(len(names), dtype=bool), np.nan, cosines - target)
+    view["reach"] = reach = reach_of(deviations)
     if len(names) <= MOST_CELLS:
-        view["matrix"] = _cells(cosines, target)
+        view["matrix"] = _cells(deviations, reach)
     else:
-        view["picture"] = page_sphere.data_uri(picture(cosines, target))
+        view["picture"] = page_sphere.data_uri(picture(deviations, reach))
     return view
 
 
-def strength(cosine: np.ndarray, target: float) -> np.ndarray:
-    """Return how far a cosine is from the simplex's: -1 (opposite) to 1 (the same), 0 at it."""
-    room = np.where(cosine >= target, 1 - target, 1 + target)
-    return np.where(room > 0, (cosine - target) / np.maximum(room, 1e-9), 0.0).clip(-1, 1)
+def reach_of(deviations: np.ndarray) -> float:
+    """Return the end of a scale that holds all deviations."""
+    largest = np.nanmax(np.abs(deviations), initial=0.0)
+    return next((reach for reach in REACHES if largest <= reach), REACHES[-1])
 
 
-def picture(cosines: np.ndarray, target: float) -> Image.Image:
-    """Return cosines [K, K] as a picture: one color above the target, one below, clear at it.
+def picture(deviations: np.ndarray, reach: float) -> Image.Image:
+    """Return deviations [K, K] as a picture: one color above 0, one below, clear at it.
 
-    More than MOST_ROWS classes share pixels, which then show the mean.
+    So is what is undefined. More than MOST_ROWS classes share pixels, which then show the mean.
     """
-    if len(cosines) > MOST_ROWS:
-        bounds = np.linspace(0, len(cosines), MOST_ROWS + 1).astype(int)[:-1]
-        sizes = np.diff([*bounds, len(cosines)])
-        sums = np.add.reduceat(np.add.reduceat(cosines, bounds, 0), bounds, 1)
-        cosines = sums / np.outer(sizes, sizes)
-    shade = np.round(strength(np.nan_to_num(cosines, nan=target), target) * _SHADES).astype(int)
-    image = Image.fromarray((shade + _SHADES).astype(np.uint8)).convert("P")
-    sides = [_BELOW] * _SHADES + [_ABOVE] * (_SHADES + 1)
-    image.putpalette([value for color in sides for value in color])
-    alphas = [round(255 * abs(s) / _SHADES) for s in range(-_SHADES, _SHADES + 1)]
-    image.info["transparency"] = bytes(alphas)
-    return image
+    known = np.isfinite(deviations)
+    values = np.where(known, deviations, 0.0)
+    if len(values) > MOST_ROWS:
+        bounds = np.linspace(0, len(values), MOST_ROWS + 1).astype(int)[:-1]
+        sums, counts = (
+            np.add.reduceat(np.add.reduceat(each, bounds, 0), bounds, 1)
+            for each in (values, known.astype(float))
+        )
+        values = sums / np.maximum(counts, 1)
+    return shades.picture(values / reach)
 
 
-def _cells(cosines, target):
-    """Rows of (text, share of the color in per cent, above or below the target)."""
-    shares = strength(cosines, -1.0 if target is None else target)
-    return [
-        [
-            (format_number(value, 2), round(100 * abs(share)), "above" if share > 0 else "below")
-            if np.isfinite(value)
-            else ("–", 0, "above")
-            for value, share in zip(*pair, strict=True)
-        ]
-        for pair in zip(cosines, shares, strict=True)
-    ]
+def _cells(deviations, reach):
+    """Rows of (text, share of the color in per cent, above or below the target, or own)."""
+    digits = 3 if reach < 0.1 else 2
+
+    def cell(row, column):
+        value = deviations[row, column]
+        if row == column or not np.isfinite(value):
+            return "" if row == column else "–", 0, "own" if row == column else "above"
+        text = f"{round(value, digits) + 0.0:+.{digits}f}"  # + 0.0: no -0.00
+        share = round(100 * min(abs(value) / reach, 1))
+        return text, share, "above" if value > 0 else "below"
+
+    count = range(len(deviations))
+    return [[cell(row, column) for column in count] for row in count]
 
 
 def _pairs(cosines, names):
@@ -138,20 +146,26 @@ def _pairs(cosines, names):
     return {"nearest": named(order[::-1][:few]), "furthest": named(order[:few])}
 
 
-def _by_class(run, frames, classes, names, cosines):
+def _by_class(run, frames, predicted, classes, names, cosines):
     """(dicts, remarks): name, images (of training), accuracy, tested, nearest, furthest.
 
-    accuracy is that of the whole test set where the run's summary has it, else that of the `tested`
-    images of the last snapshot.
+    accuracy is that of the whole test set, of `tested` images, where the run has kept that, else
+    that of the `tested` images of the last snapshot.
     """
     per_class = (run.summary or {}).get("per_class") or {}
-    images, whole = per_class.get("train_images"), per_class.get("test_accuracy")
+    images, whole, counts = per_class.get("train_images"), per_class.get("test_accuracy"), None
     remarks = []
-    if not whole:
-        count = len(frames.points["labels"]) if frames else 0
-        known = f"is that of the {count} test images of the last snapshot"
-        unknown = "is not known: imbalanced training sets have it, and runs with snapshots"
-        remarks.append(f"Accuracy by class {known if frames else unknown}.")
+    if predicted is not None:
+        size = 1 + int(max(predicted.labels.max(), classes.max()))
+        counts = np.bincount(predicted.labels, minlength=size)
+        correct = np.bincount(predicted.labels[predicted.right()], minlength=size)
+        whole = [float(c / n) if n else None for c, n in zip(correct, counts, strict=True)]
+    elif not whole:
+        known = "not known"
+        if frames:
+            count = len(frames.points["labels"])
+            known = f"that of the {count} test images of the last snapshot"
+        remarks.append(f"Accuracy by class is {known}.")
     others = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
     records = []
     for place, label in enumerate(classes):
@@ -160,6 +174,8 @@ def _by_class(run, frames, classes, names, cosines):
             record["images"] = images[label]
         if whole and label < len(whole):
             record["accuracy"] = whole[label]
+            if counts is not None:
+                record["tested"] = int(counts[label])
         elif frames:
             mine = frames.points["labels"] == label
             record["tested"] = int(mine.sum())

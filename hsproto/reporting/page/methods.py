@@ -1,14 +1,17 @@
 """The table of methods on the page: how far each got, against the optimum and cross entropy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hsproto.errors import UserError
 from hsproto.metrics import METRICS, PAGE_COLUMNS, defined, format_number
-from hsproto.reporting import grouping, naming
+from hsproto.reporting import grouping, naming, noise
 from hsproto.reporting.table import Value, mean_over_seeds
+from hsproto.runs import data_file
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
+from hsproto.runs.predictions_file import Predicted
 from hsproto.runs.run import Run
 
 BAR_DECADES = 3  # a full bar is so many powers of ten nearer to the optimum than an empty one
@@ -24,7 +27,9 @@ class Cell:
         bar: How near the optimum is, 0 to 1 (`_bar`), or None.
         target: The optimum as text.
         mark: "better" or "worse" than cross entropy on the same data, or "".
-        best: Whether no other method on the data is nearer to the optimum.
+        best: Whether it is nearer to the optimum than any other method on the data.
+
+    Marks are of differences beyond chance alone, see `noise`.
     """
 
     text: str = "–"
@@ -54,6 +59,7 @@ class _Group:
     place: tuple
     note: str
     values: dict[str, Value]
+    predicted: Predicted | None
 
     @property
     def data(self):
@@ -64,8 +70,8 @@ class _Group:
         return self.runs[0].config["loss"]
 
 
-def methods(runs: Sequence[Run]) -> list[Row]:
-    """Return the table of methods.
+def methods(runs: Sequence[Run], predicted: Mapping[str, Predicted | None] = {}) -> list[Row]:
+    """Return the table of methods; `predicted` {workdir: predictions} helps to tell chance.
 
     States before the end of a run stand in rows of their own and take no part in what is best.
     """
@@ -74,13 +80,13 @@ def methods(runs: Sequence[Run]) -> list[Row]:
         states = {}
         for run in seeds:
             states.setdefault(None if run.summary else run_lib.last_step(run), []).append(run)
-        groups += [_group(members, names) for members in states.values()]
+        groups += [_group(members, names, predicted) for members in states.values()]
     order = naming.in_paper_order({_data_name(group) for group in groups})
     groups.sort(key=lambda group: (order.index(_data_name(group)), group.place))
     return [_row(group, groups) for group in groups]
 
 
-def _group(runs, names):
+def _group(runs, names, predicted):
     first, note = runs[0], ""
     if first.summary is None:
         last = run_lib.last_step(first)
@@ -91,7 +97,8 @@ def _group(runs, names):
         numbers = [run_lib.final_metrics(run, split)[1].get(key) for run in runs]
         values[key] = mean_over_seeds([scale * v if defined(v) else None for v in numbers])
     name, place = names.name[first.workdir], names.place[first.workdir]
-    return _Group(runs=runs, name=name, place=place, note=note, values=values)
+    of_one = predicted.get(first.workdir) if len(runs) == 1 else None
+    return _Group(runs=runs, name=name, place=place, note=note, values=values, predicted=of_one)
 
 
 def _data_name(group):
@@ -146,12 +153,40 @@ def _cell(group, key, peers, baseline, target):
         return math.inf if mean is None else abs(float(format_number(mean, digits)) - target)
 
     mark, ours = "", distance(group)
-    if baseline and baseline.values[key].mean is not None and ours != distance(baseline):
+    if baseline and ours != distance(baseline) and _differ(group, baseline, key):
         mark = "better" if ours < distance(baseline) else "worse"
-    distances = [distance(peer) for peer in peers]
-    best = not group.note and len(peers) > 1 and min(distances) == ours < max(distances)
+    others = [peer for peer in peers if peer is not group and math.isfinite(distance(peer))]
+    best = not group.note and bool(others)
+    best = best and all(ours < distance(o) and _differ(group, o, key) for o in others)
     target_text = "100" if accuracy else f"{target:.4g}"
     return Cell(text, value.mean, _bar(value.mean, key, target), target_text, mark, best)
+
+
+def _differ(group, other, key):
+    """Whether two groups differ in a metric by more than chance, as far as that is known."""
+    values = group.values[key], other.values[key]
+    if any(value.mean is None for value in values):
+        return False
+    found = noise.differ_by_seeds(*values)
+    if found is not None or not key.startswith("accuracy"):
+        return bool(found)
+    if key == "accuracy":
+        found = noise.differ_paired(group.predicted, other.predicted)
+    if found is None:
+        images = [_test_images(each) for each in (group, other)]
+        found = noise.differ_by_images([value.mean / 100 for value in values], images)
+    return bool(found)
+
+
+def _test_images(group):
+    """The number of test images of a group's data; None if it is not known."""
+    if group.predicted is not None:
+        return len(group.predicted.labels)
+    try:
+        data = data_file.read(group.runs[0].workdir)
+    except UserError:
+        return None
+    return data["test"]["images"] if data else None
 
 
 def _bar(value, key, target):

@@ -8,7 +8,7 @@ forbids. plotly.js, which draws the charts, stands in it (`vendor/`).
 data.json has what the page shows but for images, data.csv its tables and curves with a line for
 each value, and sphere.csv the points of the sphere. Of the cosines between the prototypes of many
 classes (`classes.MOST_ROWS`) the data have mean, std and the nearest and furthest pairs; the
-run's prototypes.npz gives the rest.
+run's prototypes.npz gives the rest. The whole confusion is in a run's predictions.npz.
 """
 
 import base64
@@ -22,6 +22,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from hsproto.errors import UserError
 from hsproto.metrics import CONVERGENCE, METRICS, PAGE_COLUMNS, Metric, format_number
 from hsproto.reporting import convergence as convergence_lib
 from hsproto.reporting import naming
@@ -29,14 +30,25 @@ from hsproto.reporting.page import classes as page_classes
 from hsproto.reporting.page import methods as page_methods
 from hsproto.reporting.page import runs as page_runs
 from hsproto.reporting.page import sphere as page_sphere
+from hsproto.reporting.page import thumbnails, verdicts
+from hsproto.reporting.page.confusion import confusion_view
 from hsproto.reporting.page.sphere import Packed
+from hsproto.runs import predictions_file
 from hsproto.runs import run as run_lib
 from hsproto.runs import summary as summary_lib
 from hsproto.runs.files import csv_text, to_json, write_text
 from hsproto.runs.run import Run
 
 # In the order in which they run.
-SCRIPTS = ("common.js", "table.js", "panels.js", "sphere.js", "dynamics.js")
+SCRIPTS = (
+    "common.js",
+    "table.js",
+    "panels.js",
+    "points.js",
+    "plane.js",
+    "sphere.js",
+    "dynamics.js",
+)
 LIBRARY = "plotly-gl3d.min.js"
 
 
@@ -50,6 +62,7 @@ class RunView:
     data: str
     loss: str
     loss_name: str
+    verdict: list[str]
     classes: int | None
     finished: bool
     reached: int | None
@@ -62,6 +75,7 @@ class RunView:
     converged: dict[str, dict]
     sphere: dict[str, Any] | None
     by_class: dict[str, Any]
+    confusion: dict[str, Any] | None
     images: dict[str, list[dict]]
     last_snapshot: int | None
     card: dict[str, Any]
@@ -73,6 +87,8 @@ class PageData:
 
     Attributes:
         runs: The runs.
+        sprites: Thumbnails of test images, see `thumbnails.sprites`; `sphere["sprite"]` of a run is
+            the key of its own.
         summary: Texts that say what was run.
         methods: The table of methods.
         heads: Its columns before the values: those in which rows differ.
@@ -82,6 +98,7 @@ class PageData:
     """
 
     runs: list[RunView]
+    sprites: dict[str, dict[str, Any]]
     summary: list[str]
     methods: list[page_methods.Row]
     heads: list[str]
@@ -121,10 +138,17 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
     most_steps = page_sphere.steps_of_each(
         sum(page_sphere.has_snapshots(run.workdir) for run in runs)
     )
-    views = []
+    views, all_frames, predictions = [], [], {}
     for number, run in enumerate(runs):
         frames = page_sphere.frames(run.workdir, most_steps)
+        if frames:
+            all_frames.append(frames)
         wrong, right = page_sphere.images(frames) if frames else ([], [])
+        predicted, remark = _predictions(run)
+        predictions[run.workdir] = predicted
+        by_class = page_classes.class_view(run, frames, predicted)
+        by_class["missing"] = [remark] * bool(remark) + by_class["missing"]
+        names = by_class["names"]
         views.append(
             RunView(
                 id=f"run{number}",
@@ -133,6 +157,7 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
                 data=run_lib.data_set(run),
                 loss=run.config["loss"],
                 loss_name=naming.loss_name(run.config["loss"]),
+                verdict=verdicts.verdict_of(run, predicted),
                 classes=run.config.get("num_classes"),
                 finished=run.summary is not None,
                 reached=run_lib.last_step(run),
@@ -143,19 +168,21 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
                 optimum=summary_lib.optimum(run),
                 curves=page_runs.curves(run, measures),
                 converged=convergence_lib.to_collapse(run),
-                sphere=page_sphere.view(frames) if frames else None,
-                by_class=page_classes.class_view(run, frames),
+                sphere=_sphere(run, frames) if frames else None,
+                by_class=by_class,
+                confusion=confusion_view(predicted, names) if predicted and names else None,
                 images={"wrong": wrong, "right": right},
                 last_snapshot=frames.steps[-1]["step"] if frames else None,
                 card=page_runs.card(run),
             )
         )
-    methods = page_methods.methods(runs)
+    methods = page_methods.methods(runs, predictions)
     several_sets = len({row.data for row in methods}) > 1
     several_seeds = any(row.seeds > 1 for row in methods)
     meanings = {key: metric.meaning for key, metric in measures.items()} | page_runs.OF_BATCHES
     return PageData(
         runs=views,
+        sprites=thumbnails.sprites(all_frames),
         summary=page_runs.summary(runs),
         methods=methods,
         heads=["method", *["data"] * several_sets, *["seeds"] * several_seeds],
@@ -171,6 +198,26 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
             for key, meaning in meanings.items()
         ],
     )
+
+
+def _predictions(run):
+    """(predictions on the test set or None, why there are none or an empty text)."""
+    if run.summary is None:
+        return None, ""
+    try:
+        found = predictions_file.read(run.workdir, run.summary["step"], run.config["num_classes"])
+    except UserError as error:
+        return None, f"No confusion matrix: {error}."
+    missing = (
+        "No accuracy by class and no confusion matrix of the whole test set: the run has no "
+        f"{predictions_file.NAME}, which `hsproto evaluate` adds to runs of earlier versions."
+    )
+    return found, "" if found else missing
+
+
+def _sphere(run, frames):
+    found = page_sphere.view(frames, run.config["num_classes"])
+    return found | {"sprite": thumbnails.sprite_id(frames)}
 
 
 # Of a run, what the scripts need.
@@ -192,7 +239,11 @@ def render(data: PageData, remarks: Sequence[str] = ()) -> str:
     runs = [{key: getattr(run, key) for key in _IN_SCRIPTS} for run in data.runs]
     # `<`, `>`, `&` and quotes in text from outside must not end the element it stands in.
     content = jinja2.utils.htmlsafe_json_dumps(
-        {"runs": _unpack(runs, Packed.for_page), "measures": data.measures},
+        {
+            "runs": _unpack(runs, Packed.for_page),
+            "measures": data.measures,
+            "sprites": data.sprites,
+        },
         dumps=to_json,
         separators=(",", ":"),
     )
@@ -272,6 +323,8 @@ def _values(data):
         for each in run.by_class["classes"]:
             for key in ("images", "accuracy"):
                 yield "classes", run.label, "", "", key, each["name"], each[key]
+        for own, taken, images, _ in (run.confusion or {}).get("pairs", ()):
+            yield "confusion", run.label, "", "test", "images", f"{own} | {taken}", images
 
 
 def _cosines(by_class):

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from hsproto.reporting.directions import cosines
-from hsproto.reporting.page import projection
+from hsproto.reporting.page import flat, projection
 from hsproto.runs import snapshots
 
-MOST_STEPS = 40  # of a run
-ALL_STEPS = 400  # of all runs of a page together, but not fewer of one than
+MOST_STEPS = 32  # of a run
+ALL_STEPS = 320  # of all runs of a page together, but not fewer of one than
 FEWEST_STEPS = 6
 SHOWN_IMAGES = 8  # of the most wrong ones, and of those that are right
 LARGEST_SIDE = 32  # pixels of an image on the page
@@ -82,15 +82,18 @@ def columns(classes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(classes[places] == labels, places, -1)
 
 
-def view(series: snapshots.SnapshotSeries) -> dict[str, Any]:
+def view(series: snapshots.SnapshotSeries, num_classes: int) -> dict[str, Any]:
     """Return what the sphere shows of snapshots, a dict whose arrays are `Packed`.
 
     points, prototypes: places of directions, [S, P, 3] and [S, C, 3]; lengths, prototype_lengths:
     [S, P] and [S, C] in units of length_unit and prototype_unit, medians of the last step;
     cosine_true, cosine_predicted [S, P]: with the prototype of an image's class and of the class it
-    is taken for. exact, share_means, share_features: as in `projection.coordinates`.
+    is taken for. exact, share_means, share_features: as in `projection.coordinates`. circle, map,
+    their prototypes, share_map: as in `flat.places`. num_classes is the run's, of which snapshots
+    may have some.
     """
     placed = projection.coordinates(series.steps)
+    flat_places = flat.places(series.steps, num_classes)
     labels, names = series.points["labels"], [str(n) for n in series.points["class_names"]]
     true, taken = zip(*(_own_and_taken(series, step) for step in series.steps), strict=True)
     small = np.uint8 if len(names) <= 256 else np.uint16
@@ -116,6 +119,8 @@ def view(series: snapshots.SnapshotSeries) -> dict[str, Any]:
         "length_unit": _unit_of_length(series.steps[-1]["features"]),
         "prototype_lengths": _pack_lengths(stacked("prototype_radii")),
         "prototype_unit": _unit_of_length(series.steps[-1]["prototypes"]),
+        "share_map": flat_places.pop("share_map"),
+        **{key: _pack_flat(rows) for key, rows in flat_places.items()},
         "cosine_true": _pack_cosines(np.array(true)),
         "cosine_predicted": _pack_cosines(np.array(taken)),
     }
@@ -135,6 +140,12 @@ def _pick(between, places):
 
 def _pack_unit(places):
     return Packed(np.round(places.clip(-1, 1) * 32767).astype(np.int16), 1 / 32767)
+
+
+def _pack_flat(places):
+    # A byte is a pixel or two of a chart.
+    scale = float(f"{max(np.abs(places).max(), 1e-6) * 1.001 / 127:.4g}")
+    return Packed(np.round(places / scale).clip(-127, 127).astype(np.int8), scale)
 
 
 def _pack_lengths(radii):
@@ -170,7 +181,7 @@ def images(series: snapshots.SnapshotSeries) -> tuple[list[dict], list[dict]]:
     names = [str(name) for name in points["class_names"]]
 
     def record(place):
-        picture = _picture(points["images"][place])
+        picture = picture_of(points["images"][place])
         return {
             "row": int(points["rows"][place]),
             "png": data_uri(picture),
@@ -186,17 +197,19 @@ def images(series: snapshots.SnapshotSeries) -> tuple[list[dict], list[dict]]:
     return [record(place) for place in wrong], [record(place) for place in chosen]
 
 
-def _picture(pixels):
+def picture_of(pixels: np.ndarray, side: int = LARGEST_SIDE) -> Image.Image:
+    """Return an image uint8 [H, W, C] as Pillow's, of at most `side` pixels."""
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
+    picture.thumbnail((side, side))
     return picture
 
 
-def data_uri(picture: Image.Image) -> str:
-    """Return a Pillow image as a PNG inside a data URI."""
+def data_uri(picture: Image.Image, kind: str = "PNG") -> str:
+    """Return a Pillow image inside a data URI, as a file of a kind that Pillow knows."""
     content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    picture.save(content, kind, optimize=True)
+    encoded = base64.b64encode(content.getvalue()).decode()
+    return f"data:image/{kind.lower()};base64,{encoded}"
 
 
 def _name(names, label):

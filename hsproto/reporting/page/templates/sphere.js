@@ -1,47 +1,30 @@
-// Features and prototypes on the sphere over training, in one or two panes.
+// Features and prototypes over training, on the sphere and in the plane, in one or two panes.
 const sphere = (() => {
+  const { color, arrays, cosine, name, hover, short, marks, withThumbnails } = points;
   const watched = data.runs.filter((run) => run.sphere);
   if (!watched.length) return null;
 
   const slider = query("#frame");
   const play = query("#play");
   const home = { x: 1.02, y: 1.02, z: 0.66 };
-  const hues = ["#4477dd", "#e0701b", "#2e9e5b", "#d03b4f", "#9065c9", "#9a6a4d", "#d767b0",
-    "#7f8794", "#a9a31d", "#23a8ba"];
-  const color = (label) =>
-    label < hues.length ? hues[label] : `hsl(${Math.round((label * 137.5) % 360)} 60% 52%)`;
   const panes = queryAll("[data-ball]").map((ball) => {
     const side = ball.dataset.ball;
     const part = (name) => query(`[data-${name}="${side}"]`);
     return {
       ball, select: part("side"), told: part("told"), coordinates: part("coordinates"),
-      legend: part("legend"), eye: { ...home }, run: null, frame: -1,
+      legend: part("legend"), eye: { ...home }, run: null, frame: -1, plane: part("plane"),
+      whole: part("pane"), kind: query(`[data-plane-of="${side}"]`), note: part("plane-note"),
     };
   });
 
-  function arrays(run) {
-    const found = run.sphere;
-    if (!found.read) {
-      found.read = {};
-      for (const [name, value] of Object.entries(found)) {
-        if (value && value.b64 !== undefined) found.read[name] = unpack(value);
-      }
-    }
-    return found.read;
-  }
-
-  // All shares of training at which a pane has a snapshot; the slider goes through them.
-  let shares = [];
-  const shareOf = (run, step) => step / run.total;
+  // All steps at which a pane has a snapshot; the slider goes through them, for all runs alike.
+  let steps = [];
   const lengths = () => query("[name=scale]:checked").value === "lengths";
 
-  // The last snapshot that is not after a share of training.
-  function frameAt(run, share) {
-    let frame = 0;
-    run.sphere.steps.forEach((step, place) => {
-      if (shareOf(run, step) <= share + 1e-9) frame = place;
-    });
-    return frame;
+  // The last snapshot that is not after a step, or the first one.
+  function frameAt(run, step) {
+    const after = run.sphere.steps.findIndex((each) => each > step);
+    return Math.max(0, (after < 0 ? run.sphere.steps.length : after) - 1);
   }
 
   // Rows `frame` of [S, N, 3] as x, y, z, and as far out as the lengths [S, N] say.
@@ -68,26 +51,6 @@ const sphere = (() => {
     return 1.05 * Math.max(1, ...long);
   }
 
-  const cosine = (read, name, place) => (read[name][place] === -128 ? null : read[name][place] / 100);
-  const name = (run, label) => run.sphere.class_names[label] ?? String(label);
-
-  function hover(run, frame) {
-    const read = arrays(run);
-    const count = read.labels.length;
-    return Array.from(read.labels, (label, i) => {
-      const place = frame * count + i;
-      const taken = read.predicted[place];
-      const length = read.lengths[place] * 1e-3 * run.sphere.length_unit;
-      return [
-        `${literal(name(run, label))}${taken === label ? "" : ` ✕ taken for ${literal(name(run, taken))}`}`,
-        `cosine to its prototype ${shown(cosine(read, "cosine_true", place), 2)}`,
-        ...(taken === label ? []
-          : [`to that it is taken for ${shown(cosine(read, "cosine_predicted", place), 2)}`]),
-        `length ${length.toPrecision(3)}`,
-      ].join("<br>");
-    });
-  }
-
   // Circles of latitude and longitude, with gaps between.
   const wires = (() => {
     const out = [[], [], []];
@@ -111,12 +74,10 @@ const sphere = (() => {
     const found = run.sphere;
     const read = arrays(run);
     const colors = theme();
-    const count = read.labels.length;
+    const { right, color: hues, symbol } = marks(run, frame);
     const [px, py, pz] = coordinates(run, "points", frame);
     const [wx, wy, wz] = coordinates(run, "prototypes", frame);
     const rays = [wx, wy, wz].map((values) => values.flatMap((value) => [0, value, null]));
-    const right = (label, i) => read.predicted[frame * count + i] === label;
-    const labels = Array.from(read.labels);
     const length = (c) => (read.prototype_lengths[frame * wx.length + c] * 1e-3
       * found.prototype_unit).toPrecision(3);
     return [
@@ -126,10 +87,8 @@ const sphere = (() => {
         line: { color: colors.muted, width: 2 } },
       { type: "scatter3d", mode: "markers", x: px, y: py, z: pz, text: hover(run, frame),
         hoverinfo: "text",
-        marker: { size: labels.map((label, i) => (right(label, i) ? 4 : 7)),
-          // A plus, as not every font has plotly's sign for "x".
-          symbol: labels.map((label, i) => (right(label, i) ? "circle" : "cross")),
-          color: labels.map(color), opacity: 0.85, line: { width: 0 } } },
+        marker: { size: right.map((is) => (is ? 4 : 7)), symbol, color: hues, opacity: 0.85,
+          line: { width: 0 } } },
       { type: "scatter3d", mode: "markers", x: wx, y: wy, z: wz, hoverinfo: "text",
         text: found.classes.map((label, c) =>
           `prototype of ${literal(name(run, label))}<br>length ${length(c)}`),
@@ -163,8 +122,6 @@ const sphere = (() => {
     };
   }
 
-  const short = (text) => (text.length > 16 ? `${text.slice(0, 15)}…` : text);
-
   function tell(pane) {
     const { run, frame } = pane;
     const read = arrays(run);
@@ -181,8 +138,12 @@ const sphere = (() => {
     const both = (values, digits) =>
       values.length ? `${shown(mean(values), digits)} ± ${shown(spread(values), digits)}` : "–";
     const step = run.sphere.steps[frame];
-    pane.told.textContent = `Step ${step} of ${run.total}: ${shown((100 * right) / count, 1)} % of `
-      + `${count} images right, cosine to their prototype ${both(own, 2)}, length ${both(long, 1)}.`;
+    const sought = steps[Number(slider.value)];
+    const nearest = step < sought ? " (its last snapshot so far)"
+      : step > sought ? " (its first snapshot)" : "";
+    pane.told.textContent = `Step ${step} of ${run.total}${nearest}: `
+      + `${shown((100 * right) / count, 1)} % of ${count} images right, cosine to their prototype `
+      + `${both(own, 2)}, length ${both(long, 1)}.`;
   }
 
   function introduce(pane) {
@@ -195,7 +156,9 @@ const sphere = (() => {
       : `A projection from ${found.dimensions} dimensions to three, the same at every step, that `
         + `shows ${shown(100 * found.share_means, 1)} % of the class means (mean squared length of unit `
         + `vectors) and ${shown(100 * found.share_features, 1)} % of the images.`) + units
+      + (found.sprite ? "" : " There are no pictures of the images to show.")
       + (found.unreadable ? ` Left out: ${found.unreadable} snapshots that cannot be read.` : "");
+    plane.introduce(pane);
     pane.legend.replaceChildren(...found.classes.map((label) => {
       const item = document.createElement("li");
       const swatch = document.createElement("span");
@@ -209,8 +172,11 @@ const sphere = (() => {
   async function draw(pane) {
     const options = { displayModeBar: false, responsive: true, scrollZoom: true };
     await Plotly.react(pane.ball, traces(pane.run, pane.frame), layout(pane), options);
+    await plane.draw(pane);
     if (!pane.listens) {
       pane.listens = true;
+      withThumbnails(pane.ball, 2, () => pane.run);
+      withThumbnails(pane.plane, plane.IMAGES, () => pane.run);
       pane.ball.on("plotly_relayout", (change) => {
         if (change["scene.camera"]) pane.eye = change["scene.camera"].eye;
       });
@@ -219,22 +185,21 @@ const sphere = (() => {
   }
 
   async function seek() {
-    const share = shares[Number(slider.value)] ?? 0;
-    const text = `${Math.round(100 * share)} %`;
-    query("#moment").textContent = text;
-    slider.setAttribute("aria-valuetext", `${text} of training`);
+    const step = steps[Number(slider.value)] ?? 0;
+    query("#moment").textContent = `step ${step}`;
+    slider.setAttribute("aria-valuetext", `step ${step}`);
     for (const pane of panes) {
-      pane.frame = frameAt(pane.run, share);
+      pane.frame = frameAt(pane.run, step);
       await draw(pane);
     }
   }
 
   function choose() {
     for (const pane of panes) pane.run = runs.get(pane.select.value);
-    const all = panes.flatMap(({ run }) => run.sphere.steps.map((step) => shareOf(run, step)));
-    shares = [...new Set(all)].sort((first, second) => first - second);
-    slider.max = shares.length - 1;
-    slider.value = shares.length - 1;
+    const all = panes.flatMap(({ run }) => run.sphere.steps);
+    steps = [...new Set(all)].sort((first, second) => first - second);
+    slider.max = steps.length - 1;
+    slider.value = steps.length - 1;
     panes.forEach(introduce);
     return seek();
   }
@@ -280,6 +245,7 @@ const sphere = (() => {
 
   for (const pane of panes) {
     pane.select.addEventListener("change", choose);
+    pane.kind.addEventListener("change", () => { plane.tell(pane); plane.draw(pane); });
     pane.ball.addEventListener("keydown", (event) => {
       if (event.key === "0") pane.eye = { ...home };
       else if (!keys[event.key]) return;
