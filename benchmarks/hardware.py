@@ -164,7 +164,8 @@ def _cells(result):
         "-" if needed is None else f"{needed / GIB:.1f} of {result['capacity'] / GIB:.0f}",
         f"{result['flops'] / 1e9:,.0f}",
         "-" if traffic is None else f"{traffic / 1e9:.1f}",
-        f"{sum(row['sent'] for row in result['collectives']) / 1e6:.1f}",
+        "-" if not result["built"]
+        else f"{sum(row['sent'] for row in result['collectives']) / 1e6:.1f}",
         *(
             (f"{1e3 * bound['seconds']:.2f}", bound["resource"],
              f"{bound['images_per_second']:,.0f}", f"{bound['hours']:.2f}")
@@ -177,7 +178,7 @@ def _exchange_table(results):
     columns = ("recipe", "on", "collective", "for", "count", "arrays, kB")
     rows = []
     for case in cases():
-        for row in (results.get(case.name) or {}).get("collectives", ()):
+        for row in (results.get(case.name) or {}).get("collectives") or ():
             rows.append(
                 (f"`{case.recipe}`", case.topology, row["kind"], row["part"], row["count"],
                  f"{row['bytes'] / 1e3:,.1f}")
