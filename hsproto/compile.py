@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     args, config = parser.parse_with_config(argv)
     # Compilers of other hardware run on this processor, whatever it has besides.
     jax.config.update("jax_platforms", "cpu")
-    # What JAX's cache gives back cannot always be saved; results have a cache of their own.
+    # JAX's cache cannot give back programs for other hardware; results have a cache of their own.
     jax.config.update("jax_enable_compilation_cache", False)
     topology = topologies.parse(args.topology)
     log = functools.partial(print, file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def read(text: str, chips: int, parameters: Iterable[tuple[int, ...]] = ()) -> l
             if kind != operation.opcode != "all-reduce-start":
                 arrays = [max(arrays, key=hlo.array_bytes)]  # the results hold the arguments too
             size = sum(map(hlo.array_bytes, arrays)) * (chips if kind == "reduce-scatter" else 1)
-            part = _part(_origins(operation, operations), arrays, parameters)
+            part = _part(kind, _origins(operation, operations), arrays, parameters)
             found.append(Collective(kind, part, size, runs(name)))
     return found
 
@@ -72,10 +73,15 @@ def table(found: list[Collective], chips: int) -> list[dict]:
     ]
 
 
-def _part(origins, arrays, parameters):
+def _part(kind, origins, arrays, parameters):
     """What an operation is for. A compiler joins sums, and may keep the name of one of them."""
     backward = any("transpose(" in name for name in origins)
     if backward and parameters.intersection(shape for _, shape in arrays):
+        return GRADIENTS
+    # The loss sums numbers per class. What is as large as prototypes is, or holds, their gradient,
+    # whose shape is lost where a compiler joins sums.
+    prototypes = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)
+    if kind == "all-reduce" and any(math.prod(shape) >= prototypes for _, shape in arrays):
         return GRADIENTS
     # A weight's gradient is a product or a convolution.
     if any(re.search(r"transpose\(.*/(conv_general_dilated|dot_general)", n) for n in origins):

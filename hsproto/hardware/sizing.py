@@ -136,6 +136,7 @@ def _result(config, topology, mesh, step, evaluation):
         "config": config_lib.to_values(config),
         "versions": topologies.compiler_versions(topology),
         "fits": fits,
+        "built": step.fits,  # else the compiler gave up for want of memory
         "capacity": capacity,
         "memory": memory,
         "needed": needed,
@@ -144,7 +145,7 @@ def _result(config, topology, mesh, step, evaluation):
         "flops_by_precision": step.flops,
         "loss_flops": step.loss_flops,
         "traffic": step.traffic,
-        "collectives": step.exchanges,
+        "collectives": step.exchanges if step.fits else None,
         "steps": steps,
         "compile_seconds": step.seconds + evaluation.seconds,
         "bound": None,

@@ -16,7 +16,8 @@ def describe(result: dict[str, Any]) -> str:
     share = result["loss_flops"] / result["flops"] if result["flops"] else 0.0
     lines.append(f"  of these, the loss     {100 * share:.2f} %")
     traffic = result["traffic"]
-    shown = "unknown: the program has loops" if traffic is None else f"{traffic / 1e9:,.4g} GB"
+    unknown = "the program has loops" if result["built"] else "the compiler found no room"
+    shown = f"unknown: {unknown}" if traffic is None else f"{traffic / 1e9:,.4g} GB"
     lines.append(f"memory traffic           {shown}")
     return "\n".join([*lines, "", *_collectives(result), "", *_bound(result)])
 
@@ -50,6 +51,9 @@ def _memory(result):
 
 
 def _collectives(result):
+    if not result["built"]:
+        yield "what chips exchange is unknown: the compiler found no room"
+        return
     if not result["collectives"]:
         yield "chips exchange nothing"
         return

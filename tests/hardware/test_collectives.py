@@ -42,6 +42,8 @@ channel_id=3, \
 to_apply=%r, \
 metadata={scheduling_name="all-reduce-start.4"}
   %all-reduce-done.4 = f32[128]{0} all-reduce-done(%all-reduce-start.4)
+  %all-reduce-start.5 = f32[51300]{0} all-reduce-start(%p.5), \
+metadata={op_name="jit(step)/jvp()/shard_map/psum_invariant"}
   %all-gather-start.1 = (f32[8,16]{1,0}, f32[64,16]{1,0}) all-gather-start(%p), dimensions={0}, \
 metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
 }
@@ -75,9 +77,10 @@ def test_joined_sums_of_a_tpu_are_known_by_the_shapes_of_parameters():
 
 
 def test_joined_sums_of_a_gpu_are_known_by_what_they_are_computed_from():
-    found = collectives.read(GPU, 8)
+    found = collectives.read(GPU, 8, parameters=[(100, 512)])
     assert [(c.kind, c.part, c.size) for c in found] == [
         ("all-reduce", BATCH_NORM, 512),
+        ("all-reduce", GRADIENTS, 4 * 51300),  # of prototypes, with sums per class
         ("all-gather", LOSS, 4096),
     ]
 

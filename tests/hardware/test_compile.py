@@ -75,7 +75,8 @@ def test_a_saved_step_is_kept_with_the_versions_that_it_needs(
 def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
     compiled, capsys, monkeypatch, tmp_path
 ):
-    too_large = compiled[0] | {"fits": False, "capacity": 2**20, "needed": 2**21}
+    too_large = compiled[0] | {"fits": False, "built": False, "capacity": 2**20, "needed": 2**21}
+    too_large |= {"traffic": None, "collectives": None}
     tried = []
 
     def size(config, topology, log, fresh=False):
@@ -89,6 +90,7 @@ def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
     status, printed = run(capsys, tmp_path, monkeypatch)
     assert status == 1
     assert "DOES NOT FIT: 0.00 of 0.00 GiB" in printed.out
+    assert printed.out.count("unknown: the compiler found no room") == 2
     fitting = printed.out.partition("Fits, by compiling it, with\n")[2].splitlines()
     assert [line.split()[0] for line in fitting] == ["microbatches=4", "cpux16"]
     assert "microbatches=2 cannot be tried: does not divide" in printed.err
