@@ -64,7 +64,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, capsys):
         assert f"\n  hsproto {line.format(tmp_path)}" in told
     assert {p.name for p in tmp_path.iterdir()} == {
         "checkpoints", "config.json", "cosines.png", "data.json", "metrics.jsonl",
-        "prototypes.npz", "snapshots", "summary.json", "training.png",
+        "predictions.npz", "prototypes.npz", "snapshots", "summary.json", "training.png",
     }  # fmt: skip
     records, stored = outcome(tmp_path)
     total = config_lib.total_steps(load_lib.resolve(config, load_lib.load_splits(config)))
