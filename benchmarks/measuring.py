@@ -173,8 +173,8 @@ def environment(*packages):
     }
 
 
-def show(rows):
-    """Prints a list of dicts with the same keys as a markdown table; None is a dash."""
+def table(rows):
+    """The lines of a list of dicts with the same keys as a Markdown table; None is a dash."""
 
     def cell(value):
         if value is None:
@@ -183,12 +183,18 @@ def show(rows):
             return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    table = [list(rows[0])] + [[cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for i, line in enumerate(table):
-        print("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |")
-        if i == 0:
-            print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    cells = [list(rows[0])] + [[cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in cells
+    ]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def show(rows):
+    """Print that table."""
+    print("\n".join(table(rows)))
 
 
 def write(path, report):

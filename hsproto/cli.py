@@ -54,6 +54,11 @@ COMMANDS = {
         compiles=True,
         extras="train,export",
     ),
+    "compile": Command(
+        "hsproto.compile",
+        _TRAIN,
+        "compile a recipe for TPUs or GPUs that are not there: does it fit?",
+    ),
     "measure": Command(
         "hsproto.measure", _MEASURE, "how collapsed are the features of any network", True
     ),

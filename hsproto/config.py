@@ -26,6 +26,8 @@ from hsproto.methods import (
     SOFTMAX_LOSSES,
 )
 
+# How pictures can be resized; the first where nothing asks for another.
+INTERPOLATIONS = ("bilinear", "bicubic")
 # Sources of whole pictures of any size, which can be cropped on the host.
 PICTURE_SOURCES = ("folder", "tfds")
 # Lists of classes and groups of classes that have a name; `hsproto.data.class_lists` holds them.
@@ -39,6 +41,7 @@ OPERATIONAL = (
     "workers",
     "log_every",
     "keep_checkpoints",
+    "keep_best",
     "tensorboard",
     "checkpoint_every_epochs",
     "scl_block",
@@ -48,7 +51,7 @@ OPERATIONAL = (
     "variant",  # the values that it stands for are compared themselves
 )
 # Values that runs had before their keys existed, where those are not today's defaults.
-_VALUES_BEFORE_KEYS = {"crop_on": "device"}
+_VALUES_BEFORE_KEYS = {"crop_on": "device", "interpolation": "bilinear"}
 
 
 def default() -> ConfigDict:
@@ -98,6 +101,8 @@ def default() -> ConfigDict:
     c.blur_probability = 0.0
     c.mean = ()  # per channel, of values in 0..1; empty: the known ones of the data set
     c.std = ()
+    # How pictures are resized: bilinear | bicubic; empty: as the weights of init_from were trained.
+    c.interpolation = ""
 
     # Model.
     # resnet18 | 34 | 50 | 101 | 152, vit_s, vit_b, efficientnet_lite0, convnet, convnet_wide,
@@ -136,7 +141,9 @@ def default() -> ConfigDict:
     c.batch_size = 512  # over all devices
     c.microbatches = 1  # parts that pass the backbone in turn; the loss is that of the whole batch
     c.epochs = 1000.0
-    c.freeze_epochs = 0.0  # at first: the backbone is frozen, only what stands on it learns
+    # At first, while the backbone is frozen and only what stands on it learns; -1: all epochs on a
+    # CPU, half of them elsewhere.
+    c.freeze_epochs = 0.0
     c.base_lr = 0.1
     c.lr_batch = 256  # 0: base_lr is the learning rate itself
     c.schedule = "cosine"  # cosine (to 0.1³ of the peak) | step
@@ -153,6 +160,7 @@ def default() -> ConfigDict:
     c.eval_batch_size = 500
     c.checkpoint_every_epochs = 10.0
     c.keep_checkpoints = 2
+    c.keep_best = False  # also the state whose evaluation found the highest test accuracy
     c.snapshot_points = 300  # test images whose features each evaluation stores; 0: none
     c.tensorboard = False
     return c
@@ -248,6 +256,7 @@ _CHOICES = {
     "crop_on": ("auto", "host", "device"),
     "loss": LOSSES,
     "schedule": ("cosine", "step"),
+    "interpolation": ("", *INTERPOLATIONS),
     "variant": ("", "paper", "released_code"),
     "class_groups": ("", *CLASS_GROUPS),
 }
@@ -316,9 +325,14 @@ _RULES = (
     ),
     _Rule(
         "num_examples load_size embedding_dim queue_size scl_block class_block lr_batch "
-        "images_per_class warmup_epochs snapshot_points freeze_epochs mixup",
+        "images_per_class warmup_epochs snapshot_points mixup",
         lambda v: 0 <= v < 2**31,
         "zero or a positive number below 2**31",
+    ),
+    _Rule(
+        "freeze_epochs",
+        lambda v: v == -1 or 0 <= v < 2**31,
+        "-1, zero or a positive number below 2**31",
     ),
     _Rule("num_classes", lambda v: 0 <= v <= 10**7, "zero or at most 10 million"),
     _Rule("workers", lambda v: 0 <= v <= 1024, "zero or at most 1024"),

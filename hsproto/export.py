@@ -36,6 +36,7 @@ import safetensors.numpy
 from jax import export as jax_export
 
 from hsproto import inference
+from hsproto.config import INTERPOLATIONS
 from hsproto.data.source import data_spec, normalization
 from hsproto.errors import UserError
 from hsproto.runs.files import to_json
@@ -120,7 +121,8 @@ def _about(run):
         "preprocessing": {
             "side": spec.side,
             "channels": spec.channels,
-            "resize": "the short side to `side`, bilinear with antialiasing; the center square",
+            "interpolation": spec.interpolation or INTERPOLATIONS[0],
+            "resize": "the short side to `side`, with antialiasing; the center square",
             "inside the predictor": {
                 "center_crop": run.config.image_size,
                 "scale": 1 / 255,

@@ -72,7 +72,12 @@ def merge(a: ClassStats, b: ClassStats) -> ClassStats:
 
 def finish(accumulator: ClassStats) -> jax.Array:
     """Return the prototypes of the accumulated rows, float32 [K, D]; see `fit`."""
-    directions = class_stats.directions(accumulator.means)
+    return _usable_directions(accumulator.means)
+
+
+@numerics.inlined
+def _usable_directions(means):
+    directions = class_stats.directions(means)
     return jnp.where(jnp.all(jnp.isfinite(directions), axis=1, keepdims=True), directions, 0.0)
 
 
@@ -153,6 +158,11 @@ def logits(
     prototypes = numerics.check_features("prototypes", prototypes, features.shape[1])
     dtype = numerics.float_dtype(features, prototypes)
     temperature = numerics.check_positive("temperature", temperature, dtype)
+    return _logits(features, prototypes, temperature)
+
+
+@numerics.inlined
+def _logits(features, prototypes, temperature):
     directions = numerics.l2_normalize(prototypes)
     cosines = numerics.matmul(numerics.l2_normalize(features), directions.T) / temperature
     # The sum is 0 for a zero row and NaN for one that is not finite.
@@ -200,6 +210,10 @@ def predict(
             return logits(features, prototypes)
 
         return best_class(scores_of, jnp.asarray(prototypes), class_block, model_axis)
-    scores = logits(features, prototypes)
+    return _nearest(logits(features, prototypes))
+
+
+@numerics.inlined
+def _nearest(scores: jax.Array) -> jax.Array:
     nearest = jnp.argmax(scores, axis=1).astype(jnp.int32)
     return jnp.where(jnp.any(jnp.isfinite(scores), axis=1), nearest, -1)

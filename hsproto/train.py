@@ -17,6 +17,7 @@ import os
 import warnings
 from typing import Any, NamedTuple
 
+import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
@@ -24,7 +25,7 @@ from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader, long_tail, sampler
-from hsproto.errors import RunFailure, one_line
+from hsproto.errors import RunFailure, one_line, visible
 from hsproto.evaluation import mistakes
 from hsproto.evaluation.evaluator import Evaluator, Loaders
 from hsproto.models import architecture, pretrained
@@ -38,6 +39,7 @@ from hsproto.runs import summary as summary_lib
 from hsproto.runs.metrics_log import MetricsWriter, check_tensorboard
 from hsproto.runs.snapshots import SnapshotWriter
 from hsproto.runs.storage import persist
+from hsproto.training import best as best_lib
 from hsproto.training import frozen, inspection, known_data, memory, objective
 from hsproto.training import state as state_lib
 from hsproto.training import workdir as workdir_lib
@@ -47,7 +49,7 @@ from hsproto.training.profiler import Profile
 
 # What the processes of a run need not have in common.
 _EACH_ITS_OWN = ("data_dir", "workers")
-_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "crop_on")
+_FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "interpolation", "crop_on")
 
 
 def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
@@ -113,7 +115,7 @@ class _Found(NamedTuple):
 def _find(config, workdir):
     """Read the data and the weights, and compare them with those of an earlier start."""
     earlier = workdir_lib.claim(workdir, config)
-    config = _with_dataset(config, earlier)
+    config = _with_freezing(_with_dataset(config, earlier), earlier)
     weights = None if earlier else pretrained.load(config.init_from)
     if config.init_from:
         config = _with_preprocessing(config, earlier, weights)
@@ -148,8 +150,14 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
     """Train from the newest checkpoint, or the start, to the end, and write the results."""
     config, splits = found.config, found.splits
     metadata = {known_data.KEY: found.data, CONFIG: config_lib.to_values(config)}
-    keep = config.keep_checkpoints
-    with Checkpoints(workdir, keep, metadata, mark=config_file.NAME) as checkpoints:
+    best = best_lib.Best()
+    with Checkpoints(
+        workdir,
+        config.keep_checkpoints,
+        metadata,
+        mark=config_file.NAME,
+        best=best if config.keep_best else None,
+    ) as checkpoints:
         restored = checkpoints.restore(abstract_state)
         if restored is None:
             state = _initial_state(config, mesh, found.weights)
@@ -159,6 +167,7 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         else:
             state, start = restored
             log_main(f"resuming at step {start}")
+            best.resume(workdir, start, checkpoints.steps())
         active = processes.is_main()
         with (
             MetricsWriter(workdir, start, config.tensorboard, active) as metrics,
@@ -167,17 +176,20 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
         ):
             evaluator = Evaluator(config, loaders, mesh)
             collaborators = Collaborators(
-                loaders.train, evaluator, checkpoints, metrics, snapshots, profile
+                loaders.train, evaluator, checkpoints, metrics, snapshots, profile, best
             )
             loop = TrainingLoop(config, mesh, collaborators)
             evaluation = loop.run(state, start, preemption)
+        better = config.keep_best and best.step != loop.total and best.step in checkpoints.steps()
         if evaluation is None:
             return None
     summary = summary_lib.summarize(
         config, loop.total, evaluation, mesh, loop.progress.images_per_second
     )
     if processes.is_main():
-        _write_results(workdir, summary, evaluation, splits)
+        _write_results(config, workdir, summary, evaluation, splits)
+        if better:
+            log_main(next_steps.better_state(workdir, best.step, best.accuracy))
         if metrics.failure:
             raise RunFailure(metrics.failure)
     return summary
@@ -193,19 +205,49 @@ def _with_dataset(config, earlier):
     return config
 
 
+def _with_freezing(config, earlier):
+    """Return the config with the epochs of the frozen phase decided, where they are left open."""
+    if config.freeze_epochs >= 0:
+        return config
+    config = config.copy_and_resolve_references()
+    if earlier:
+        config.freeze_epochs = earlier.freeze_epochs
+    elif jax.default_backend() == "cpu":
+        config.freeze_epochs = config.epochs
+        log_main(
+            "no accelerator: the backbone stays frozen; freeze_epochs below epochs trains all of it"
+        )
+    else:
+        config.freeze_epochs = config.epochs / 2
+        log_main(f"the whole network learns after freeze_epochs={config.freeze_epochs:g}")
+    return config
+
+
 def _with_preprocessing(config, earlier, weights):
-    """Return the config with the mean and standard deviation of weights, where it has none."""
+    """Return the config with what belongs to weights where it says nothing: mean, std, resizing."""
     prepared = earlier or pretrained.preprocessing(weights)
     if weights and prepared.size not in (0, config.image_size):
         log_main(
             f"note: the weights of {config.init_from} are of images of {prepared.size} px, "
             f"image_size={config.image_size} here"
         )
-    if config.mean or config.std or config.channels != 3:
-        return config
     config = config.copy_and_resolve_references()
-    config.mean, config.std = prepared.mean, prepared.std
+    if not config.interpolation:
+        config.interpolation = _interpolation(config, prepared)
+    if not (config.mean or config.std or config.channels != 3):
+        config.mean, config.std = prepared.mean, prepared.std
     return config
+
+
+def _interpolation(config, prepared):
+    if prepared.interpolation in ("", *config_lib.INTERPOLATIONS):
+        return prepared.interpolation
+    ours = config_lib.INTERPOLATIONS[0]
+    log_main(
+        f"note: the images of the weights of {config.init_from} were resized by "
+        f"{visible(prepared.interpolation)}; here they are by {ours}"
+    )
+    return ours
 
 
 def _initial_state(config, mesh, weights):
@@ -218,9 +260,17 @@ def _initial_state(config, mesh, weights):
     return state_lib.with_backbone(state, pretrained.fill(config, weights, state.variables))
 
 
-def _write_results(workdir, summary, evaluation, splits):
+def _write_results(config, workdir, summary, evaluation, splits):
     class_names = splits.train.class_names
-    error = persist(lambda: summary_lib.write_results(workdir, summary, evaluation, class_names))
+    found = []
+
+    def write():
+        if evaluation.predictions is not None:
+            found[:] = [mistakes.write(workdir, evaluation.predictions, splits.test)]
+        # Last: it marks the run as finished.
+        summary_lib.write_results(workdir, summary, evaluation, class_names)
+
+    error = persist(write)
     log_main(summary_lib.format_table(summary))
     if error:
         raise RunFailure(
@@ -228,9 +278,9 @@ def _write_results(workdir, summary, evaluation, splits):
             "checkpoint is kept, and the same command writes them when the storage is mended"
         )
     _draw(workdir)
-    if evaluation.predictions is not None:
-        log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
-    log_main(next_steps.describe(workdir))
+    for text in found:
+        log_main(text)
+    log_main(next_steps.describe(workdir, config.source))
 
 
 def _draw(workdir):
@@ -265,7 +315,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
-    log_main(next_steps.describe(workdir))
+    log_main(next_steps.describe(workdir, config.source))
     return summary
 
 

@@ -118,7 +118,7 @@ def check_command(words):
         assert words[1] in COMMANDS, words[1]
         return check_flags((words[1],), words[2:])
     if words[0] == "pip":
-        for extras in re.findall(r"\[([\w,]+)\]", " ".join(words)):
+        for extras in re.findall(r"\[([\w,-]+)\]", " ".join(words)):
             assert set(extras.split(",")) <= set(SETUP["options.extras_require"])
         return check_flags((sys.executable, "-m", "pip", "install"), words[2:])
     if words[0].startswith("launch/"):

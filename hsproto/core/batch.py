@@ -56,7 +56,7 @@ class Batch(NamedTuple):
     @property
     def all_classes(self) -> int:
         """The number of classes of all devices."""
-        return self.num_classes * (1 if self.model_axis is None else lax.axis_size(self.model_axis))
+        return _of_all_devices(self.num_classes, self.model_axis)
 
     def local(self, labels: jax.Array) -> jax.Array:
         """Global labels as this device's: -1 for the classes of others."""
@@ -93,10 +93,15 @@ def checked(
                 f"devices; got soft labels of shape {labels.shape}"
             )
         return Batch(features, prototypes, *soft_labels(labels, where, dtype), class_block)
-    batch = Batch(features, prototypes, labels, labels, class_block, model_axis)
-    labels = numerics.class_ids(labels, batch.all_classes)
-    mask = row_mask(labels, batch.all_classes, where)
-    return batch._replace(labels=batch.local(labels), mask=mask)
+    all_classes = _of_all_devices(num_classes, model_axis)
+    labels = numerics.class_ids(labels, all_classes)
+    mask = row_mask(labels, all_classes, where)
+    batch = Batch(features, prototypes, labels, mask, class_block, model_axis)
+    return batch._replace(labels=batch.local(labels))
+
+
+def _of_all_devices(num_classes: int, model_axis: AxisName | None) -> int:
+    return num_classes * (1 if model_axis is None else lax.axis_size(model_axis))
 
 
 def check_block(name: str, size: int | None) -> None:

@@ -13,10 +13,7 @@ from hsproto.core import class_stats, numerics, spectra
 def measure(features, labels, where, prototypes, bias, groups, widths, sharding, num_classes):
     """All measures of `geometry.neural_collapse`; `groups`, `widths`: `spectra.plan_classes`."""
     # Compiled in parts: the part between classes is reused for any number of rows.
-    empty = class_stats.init(num_classes, jnp.shape(features)[1])
-    scale = Partial(to_size, _exponent(features, labels, where, num_classes))
-    unit_stats = class_stats.update(empty, features, labels, where, numerics.l2_normalize)
-    stats = class_stats.update(empty, features, labels, where, scale)
+    scale, unit_stats, stats = _statistics(features, labels, where, num_classes)
     measures, between = of_classes(unit_stats, stats, prototypes)
     measures["erank_intra"] = spectra.mean_class_rank(
         features, labels, where, unit_stats, groups, widths=widths, sharding=sharding
@@ -37,6 +34,14 @@ def _where_finite(measures, unit_stats, stats, prototypes):
 
 
 @functools.partial(jax.jit, static_argnums=3)
+def _statistics(features, labels, where, num_classes):
+    """What brings rows to size 1, and the statistics of their directions and of them so scaled."""
+    empty = class_stats.init(num_classes, features.shape[1])
+    scale = Partial(to_size, _exponent(features, labels, where, num_classes))
+    unit_stats = class_stats.update(empty, features, labels, where, numerics.l2_normalize)
+    return scale, unit_stats, class_stats.update(empty, features, labels, where, scale)
+
+
 def _exponent(features, labels, where, num_classes):
     """Exponent of the largest entry of the rows that count."""
     keep = numerics.row_mask(labels, num_classes, where)

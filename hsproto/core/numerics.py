@@ -1,5 +1,6 @@
 """Shared by losses and geometry: directions, exact matrix products, row masks, checks."""
 
+import functools
 import numbers
 from typing import Any, TypeGuard
 
@@ -40,7 +41,12 @@ def l2_normalize(x: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
     outside `where` (bool, one axis less) become zero whatever they hold; any other row that is not
     finite becomes NaN. The gradient of a row that is zero here is zero.
     """
-    return _direction(jnp.asarray(x, float_dtype(x)), where)
+    return _compiled_direction(jnp.asarray(x, float_dtype(x)), where)
+
+
+# Decorates functions of arrays that are called outside of jit, too: one program there in place of
+# one per operation, each of which would be compiled; within jit, part of the caller's program.
+inlined = functools.partial(jax.jit, inline=True)
 
 
 @jax.custom_jvp
@@ -55,6 +61,9 @@ def _direction_jvp(primals, tangents):
     length = _length(*primals)
     direction, change = _over(primals[0], length), _over(tangents[0], length)
     return direction, change - direction * jnp.sum(direction * change, axis=-1, keepdims=True)
+
+
+_compiled_direction = inlined(_direction)
 
 
 @jax.custom_jvp
@@ -117,15 +126,29 @@ def class_ids(labels: ArrayLike, num_classes: int | None = None) -> jax.Array:
 
     Without `num_classes`, 64-bit labels (of JAX's 64-bit mode) keep their dtype.
     """
-    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if isinstance(labels, jax.Array):
+        return _class_ids_on_device(labels, num_classes)
+    # On the host: arrays of 64 bits wrap on their way to a device.
+    labels = np.asarray(labels)
     if num_classes is None and jnp.result_type(labels) == jnp.int64:
+        return jnp.asarray(np.maximum(labels, -1))
+    return jnp.asarray(_class_ids(labels, num_classes, np))
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _class_ids_on_device(labels, num_classes):
+    if num_classes is None and labels.dtype == jnp.int64:
         return jnp.maximum(labels, -1)
+    return _class_ids(labels, num_classes, jnp)
+
+
+def _class_ids(labels, num_classes, xp):
     num_classes = 2**31 - 1 if num_classes is None else num_classes
     # Compared before the cast, which wraps.
     outside = labels < 0
     if num_classes <= np.iinfo(labels.dtype).max:
         outside = outside | (labels >= num_classes)
-    return jnp.where(outside, jnp.int32(-1), labels.astype(np.int32))
+    return xp.where(outside, xp.int32(-1), labels.astype(np.int32))
 
 
 def row_mask(labels: jax.Array, num_classes: int, where: ArrayLike | None = None) -> jax.Array:

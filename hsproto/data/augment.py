@@ -80,12 +80,14 @@ def _stages(config):
     Images are [C, H, W] in 0..1 here.
     """
     size, scale, ratio = config.image_size, tuple(config.crop_scale), tuple(config.crop_ratio)
+    cubic = config.interpolation == "bicubic"
     has_color = config.channels == 3
     strengths = tuple(config.jitter) if has_color else (*config.jitter[:2], 0.0, 0.0)
     if config.crop_on == "host" or not config_lib.has_random_crop(config):
         stages = [(0, lambda uniforms, image: _center_crop(image, size))]
     else:
-        stages = [(22, lambda uniforms, image: random_crop(uniforms, image, size, scale, ratio))]
+        crop = functools.partial(random_crop, size=size, scale=scale, ratio=ratio, cubic=cubic)
+        stages = [(22, crop)]
     if config.flip:
         stages.append(_maybe(0.5, 0, lambda uniforms, image: image[:, :, ::-1]))
     if any(strengths):
@@ -146,9 +148,10 @@ def random_crop(
     size: int,
     scale: tuple[float, float],
     ratio: tuple[float, float],
+    cubic: bool = False,
 ) -> jax.Array:
     """Resize a random box of an image [C, H, W] to [C, size, size]."""
-    return crop_and_resize(image, crop_box(uniforms, image.shape[1:], scale, ratio), size)
+    return crop_and_resize(image, crop_box(uniforms, image.shape[1:], scale, ratio), size, cubic)
 
 
 def crop_box(
@@ -181,19 +184,24 @@ def crop_box(
     return top, left, box_height, box_width
 
 
-def crop_and_resize(image: jax.Array, box: Sequence[Any], size: int) -> jax.Array:
+def crop_and_resize(
+    image: jax.Array, box: Sequence[Any], size: int, cubic: bool = False
+) -> jax.Array:
     """Resize the box (top, left, height, width) of an image [C, H, W] to [C, size, size].
 
-    Bilinear, with antialiasing where it shrinks: what Pillow and torchvision give for a crop
-    followed by a resize. The box may be traced: resizing is a matrix product on either side.
+    Bilinear or bicubic, with antialiasing where it shrinks: what Pillow and torchvision give for a
+    crop followed by a resize, values beyond 0..1 cut off. The box may be traced: resizing is a
+    matrix product on either side.
     """
     top, left, height, width = box
-    rows = _resize_weights(top, height, image.shape[1], size)
-    columns = _resize_weights(left, width, image.shape[2], size)
-    return _separable(rows, columns, image)
+    kernel = _cubic if cubic else _triangle
+    rows = _resize_weights(top, height, image.shape[1], size, kernel)
+    columns = _resize_weights(left, width, image.shape[2], size, kernel)
+    resized = _separable(rows, columns, image)
+    return jnp.clip(resized, 0.0, 1.0) if cubic else resized
 
 
-def _resize_weights(start, length, in_size, out_size):
+def _resize_weights(start, length, in_size, out_size, kernel):
     """[out_size, in_size]; row i holds the weights of the input pixels in output pixel i."""
     # jax.image.scale_and_translate would let pixels outside the box into its border.
     scale = length / out_size
@@ -201,8 +209,19 @@ def _resize_weights(start, length, in_size, out_size):
     pixels = jnp.arange(in_size)[None, :]
     distance = jnp.abs(pixels + 0.5 - centers[:, None]) / jnp.maximum(scale, 1.0)
     inside = (pixels >= start) & (pixels < start + length)
-    weights = jnp.where(inside, jnp.maximum(0.0, 1.0 - distance), 0.0)
+    weights = jnp.where(inside, kernel(distance), 0.0)
     return weights / jnp.sum(weights, axis=1, keepdims=True)
+
+
+def _triangle(distance):
+    return jnp.maximum(0.0, 1.0 - distance)
+
+
+def _cubic(distance):
+    """Keys' kernel with a = -0.5, as Pillow."""
+    near = (1.5 * distance - 2.5) * distance**2 + 1.0
+    far = ((-0.5 * distance + 2.5) * distance - 4.0) * distance + 2.0
+    return jnp.where(distance < 1.0, near, jnp.where(distance < 2.0, far, 0.0))
 
 
 def _separable(rows, columns, image):

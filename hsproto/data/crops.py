@@ -13,7 +13,7 @@ import numpy as np
 
 from hsproto import config as config_lib
 from hsproto.data import decode
-from hsproto.data.source import PictureSource
+from hsproto.data.source import PictureSource, resampling
 
 
 class RandomCrops:
@@ -28,6 +28,7 @@ class RandomCrops:
         size = config.image_size
         self.shape = (config_lib.num_views(config), size, size, config.channels)
         self._source, self._seed = source, config.seed
+        self._resample = resampling(config.interpolation)
         self._scale, self._ratio = tuple(config.crop_scale), tuple(config.crop_ratio)
 
     def read(self, row: int, step: int, place: int) -> tuple[np.ndarray, int]:
@@ -42,7 +43,7 @@ class RandomCrops:
         for view in range(len(image)):
             numbers = uniforms(self._seed, step, place, view)
             box = crop_box(numbers, (height, width), self._scale, self._ratio)
-            image[view] = decode.resized_crop(picture, box, self.shape[1])
+            image[view] = decode.resized_crop(picture, box, self.shape[1], self._resample)
         return image, label
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from hsproto.data.source import PictureSource, Source
+from hsproto.data.source import DataSpec, PictureSource, Source
 from hsproto.errors import UserError, one_line
 
 # What Pillow knows but does not read as a picture by itself: EPS runs Ghostscript; of BUFR, GRIB,
@@ -145,15 +145,20 @@ def center_square(
     return _pixels(image)
 
 
-def resized_crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+def resized_crop(
+    image: Image.Image,
+    box: tuple[int, int, int, int],
+    size: int,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
     """Resize the box (top, left, height, width) of an image: uint8 [size, size, C].
 
-    Bilinear with antialiasing, as torchvision's function of this name.
+    With antialiasing, as torchvision's function of this name.
     """
     top, left, height, width = box
     # Cut first: resize(box=...) would let pixels outside the box into its border.
     image = image.crop((left, top, left + width, top + height))
-    return _pixels(image.resize((size, size), Image.Resampling.BILINEAR))
+    return _pixels(image.resize((size, size), resample))
 
 
 def check_headers(paths: Sequence[str]) -> list[str]:
@@ -266,15 +271,14 @@ def _unreadable(name, error):
 
 
 class EncodedSource(PictureSource):
-    """Pictures that are stored encoded and decoded on access, as squares of side `_size`."""
+    """Pictures that are stored encoded and decoded on access, as squares as `_spec` says."""
 
-    _size: int
-    _channels: int
+    _spec: DataSpec
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        return self._size, self._size, self._channels
+        return self._spec.side, self._spec.side, self._spec.channels
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image, label = self.picture(i)
-        return center_square(image, self._size), label
+        return center_square(image, self._spec.side, self._spec.resample), label

@@ -123,7 +123,7 @@ def read_features(
     Args:
         paths: npz files with arrays by the names of NAMES, npy files named so, or folders of them.
         files: Closes them.
-        labeled: Whether labels must be there; else all features are of class 0 where they are not.
+        labeled: Whether labels must be there; else all that is read are features, of class 0.
 
     Raises:
         UserError: For what cannot be used, a line with the file and the array.
@@ -135,9 +135,12 @@ def read_features(
         held = f"only {', '.join(others)}" if others else "nothing of that kind"
         raise UserError(f"{place} lacks features [N, D] and holds {held}: name them so")
     train = Rows(arrays["features"])
+    if not labeled:
+        train.labels = np.zeros(len(train), np.int32)
+        return FeatureFile(train, None, ("",), None, None, [])
     test = Rows(arrays["test_features"]) if "test_features" in arrays else None
     notes = [f"not used: {', '.join(others)}"] if others else []
-    if labeled and "labels" not in arrays:
+    if "labels" not in arrays:
         raise UserError(f"{place} lacks labels [N], the class of each row of features")
     for rows, name in ((train, "labels"), (test, "test_labels")):
         if rows is not None and name in arrays and len(arrays[name]) != len(rows):
@@ -151,9 +154,6 @@ def read_features(
         )
     if test is not None and "test_labels" not in arrays:
         raise UserError(f"{place} holds test_features without test_labels")
-    if "labels" not in arrays:
-        train.labels = np.zeros(len(train), np.int32)
-        return FeatureFile(train, test, ("",), None, None, notes)
     prototypes, bias = _classifier(arrays, train.shape[1])
     given = _class_names(arrays)
     sets = [train] if test is None else [train, test]

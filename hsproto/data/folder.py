@@ -26,37 +26,37 @@ _TESTS = ("test", "val", "valid", "validation")
 def read_image(path: str | os.PathLike[str], spec: DataSpec) -> np.ndarray:
     """Read an image file as a source of `spec` yields it: uint8 [side, side, channels].
 
-    As `decode.read_picture`, the short side resized to `spec.side` (bilinear with antialiasing, as
+    As `decode.read_picture`, the short side resized to `spec.side` (with antialiasing, as
     torchvision's Resize), the center square cut out.
 
     Raises:
         UnreadableImage: the file is missing or unreadable; with its path.
     """
-    return decode.center_square(decode.read_picture(path, spec.channels, path), spec.side)
+    picture = decode.read_picture(path, spec.channels, path)
+    return decode.center_square(picture, spec.side, spec.resample)
 
 
 class FolderSource(decode.EncodedSource):
-    """Image files, as squares of side `size`."""
+    """Image files, read as `spec` says."""
 
     def __init__(
         self,
         paths: Sequence[str],
         labels: np.ndarray | Sequence[int],
         class_names: Sequence[str],
-        size: int,
-        channels: int,
+        spec: DataSpec,
     ):
         self.paths = paths
         self.labels = np.asarray(labels, np.int32)
         self.class_names = tuple(class_names)
-        self._size, self._channels = size, channels
+        self._spec = spec
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def picture(self, i: int) -> tuple[Image.Image, int]:
         path = self.paths[i]
-        return decode.read_picture(path, self._channels, path), int(self.labels[i])
+        return decode.read_picture(path, self._spec.channels, path), int(self.labels[i])
 
     def check(self, rows: np.ndarray | None = None) -> None:
         """Read the header of every file, and the check sums that PNG files carry.
@@ -188,8 +188,7 @@ def _split(source, root, spec):
             [source.paths[row] for row in rows],
             source.labels[rows],
             source.class_names,
-            spec.side,
-            spec.channels,
+            spec,
         )
         for rows in (np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out))
     )
@@ -230,4 +229,4 @@ def folder_source(
             )
         paths += files
         labels += [label] * len(files)
-    return FolderSource(paths, labels, names, spec.side, spec.channels)
+    return FolderSource(paths, labels, names, spec)

@@ -68,7 +68,8 @@ def read(image: Any, spec: DataSpec) -> np.ndarray:
             return pixels
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     name = getattr(image, "filename", "") or "a Pillow image"
-    return decode.center_square(decode.convert_picture(image, spec.channels, name), spec.side)
+    picture = decode.convert_picture(image, spec.channels, name)
+    return decode.center_square(picture, spec.side, spec.resample)
 
 
 def read_all(images: Sequence[Any], spec: DataSpec) -> list[np.ndarray | decode.UnreadableImage]:
@@ -94,7 +95,13 @@ def _feature_rows(rows, dim):
         raise UserError(
             f"features are {rows.dtype} of shape {rows.shape}: the run takes numbers [N, {dim}]"
         )
-    return np.asarray(rows, np.float32).reshape(-1, 1, 1, dim)
+    rows = np.asarray(rows, np.float32).reshape(-1, 1, 1, dim)
+    if not (finite := np.isfinite(rows).all(axis=(1, 2, 3))).all():
+        raise UserError(
+            f"features: {np.sum(~finite)} of {len(rows)} rows hold values that are not finite, the "
+            f"first is row {np.argmin(finite)}"
+        )
+    return rows
 
 
 def _each(image):

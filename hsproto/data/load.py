@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from hsproto.config import INTERPOLATIONS
 from hsproto.data import class_lists, decode, loader, long_tail, subsets
 from hsproto.data import source as source_lib
 from hsproto.data.arrays import load_arrays, load_digits
@@ -105,7 +106,8 @@ def _readable(source, split):
 
 
 def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
-    """Return `config` with what the data decide filled in: classes, images, mean, std, crop_on.
+    """Return `config` with what the data decide filled in: classes, images, mean, std, crop_on;
+    and the way pictures are resized.
 
     Args:
         earlier: the resolved config of a run that is resumed. It keeps the place of its crop,
@@ -130,6 +132,7 @@ def resolve(config: Any, splits: Splits, earlier: Any = None) -> Any:
         if not config.mean and not config.std:
             config.mean, config.std = statistics(splits.train.images)
     config.mean, config.std = source_lib.normalization(config)
+    config.interpolation = config.interpolation or INTERPOLATIONS[0]
     if config.crop_on == "auto":
         config.crop_on = earlier.crop_on if earlier else loader.crop_place(splits.train, config)
     return config

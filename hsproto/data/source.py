@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from hsproto.config import INTERPOLATIONS
 from hsproto.errors import UserError
 
 
@@ -83,6 +84,7 @@ class DataSpec:
     image_size: int
     channels: int
     load_size: int = 0
+    interpolation: str = ""
     num_classes: int = 0
     class_list: str = ""
     class_groups: str = ""
@@ -95,6 +97,11 @@ class DataSpec:
     def side(self) -> int:
         """Side of the squares that a source yields; augmentation cuts `image_size` out of them."""
         return self.load_size or self.image_size
+
+    @property
+    def resample(self) -> Image.Resampling:
+        """How Pillow resizes pictures; bilinear where nothing is said."""
+        return resampling(self.interpolation)
 
     def existing_data_dir(self) -> pathlib.Path:
         """Return `data_dir` as a path. Raises UserError where it is empty or does not exist."""
@@ -113,6 +120,11 @@ class DataSpec:
                 "data, to train by --config.data_dir=DIR, to other commands by --data_dir=DIR"
             )
         return pathlib.Path(path)
+
+
+def resampling(interpolation: str) -> Image.Resampling:
+    """Return Pillow's name of a value of the config key `interpolation`."""
+    return Image.Resampling[(interpolation or INTERPOLATIONS[0]).upper()]
 
 
 def data_spec(config: Any) -> DataSpec:

@@ -16,7 +16,7 @@ _SPLITS = ("train", "test", "validation")
 
 
 class TfdsSource(decode.EncodedSource):
-    """A split of a prepared TFDS data set, as squares of side `size`.
+    """A split of a prepared TFDS data set, read as `spec` says.
 
     `name` is for messages; `release`, the set's full name with its version, identifies the images.
     """
@@ -27,14 +27,13 @@ class TfdsSource(decode.EncodedSource):
         self,
         records: Any,
         class_names: Sequence[str],
-        size: int,
-        channels: int,
+        spec: DataSpec,
         name: str,
         release: str,
     ):
         self.class_names = tuple(class_names)
         self._records, self._name, self._release = records, name, release
-        self._size, self._channels = size, channels
+        self._spec = spec
 
     def __len__(self) -> int:
         return len(self._records)
@@ -54,7 +53,7 @@ class TfdsSource(decode.EncodedSource):
 
     def _decode(self, record, i):
         return decode.read_picture(
-            io.BytesIO(record["image"]), self._channels, f"{self._name}[{i}]"
+            io.BytesIO(record["image"]), self._spec.channels, f"{self._name}[{i}]"
         )
 
     @functools.cached_property
@@ -150,7 +149,7 @@ def tfds_splits(spec: DataSpec, multilabel: bool = False) -> dict[str, TfdsSourc
             decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()),
         )
         release = f"{builder.info.full_name}:{split}"
-        return kind(records, names, spec.side, spec.channels, f"{name}:{split}", release)
+        return kind(records, names, spec, f"{name}:{split}", release)
 
     try:
         opened = {split: open_split(split) for split in _SPLITS if split in known}

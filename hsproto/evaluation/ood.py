@@ -95,19 +95,25 @@ def read_other(location: str, config: Any) -> Source:
     Raises:
         UserError: there is no such set, or it holds no usable images.
     """
-    side, channels = data_spec(config).side, config.channels
+    given = data_spec(config)
     if config.source == "features":
-        return feature_files.load_rows(location, channels)
+        return feature_files.load_rows(location, config.channels)
     if location.startswith("tfds:"):
         dataset = location.removeprefix("tfds:")
-        spec = DataSpec(source="tfds", dataset=dataset, image_size=side, channels=channels)
+        spec = DataSpec(
+            source="tfds",
+            dataset=dataset,
+            image_size=given.side,
+            channels=given.channels,
+            interpolation=given.interpolation,
+        )
         return load_lib.read_splits(spec).test
     if os.path.isdir(location):
         paths = listing.image_files(location)
         if not paths:
             raise UserError(f"--other={location} holds no image")
-        return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), side, channels)
-    return _read_npz(location, side, channels)
+        return folder.FolderSource(paths, np.zeros(len(paths)), ("other",), given)
+    return _read_npz(location, given)
 
 
 def format_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -123,7 +129,7 @@ def format_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     return "\n".join(rows)
 
 
-def _read_npz(path, side, channels):
+def _read_npz(path, spec):
     if not os.path.isfile(path) or not zipfile.is_zipfile(path):
         raise UserError(f"--other={path} is neither a folder of images nor an npz file")
     found = npz.read(path, (), optional=("test_images", "images"))
@@ -136,9 +142,10 @@ def _read_npz(path, side, channels):
             f"--other={path} images must be uint8 [N, H, W] or [N, H, W, 1 or 3]; "
             f"got {images.dtype} of shape {images.shape}"
         )
-    mode = "RGB" if channels == 3 else "L"
+    mode = "RGB" if spec.channels == 3 else "L"
     images = images.reshape(images.shape[:3]) if gray else images
-    fitted = [decode.center_square(Image.fromarray(i).convert(mode), side) for i in images]
+    pictures = (Image.fromarray(pixels).convert(mode) for pixels in images)
+    fitted = [decode.center_square(each, spec.side, spec.resample) for each in pictures]
     if not fitted:
         raise UserError(f"--other={path} holds no image")
     return arrays.ArraySource(np.stack(fitted), np.zeros(len(fitted)), ("other",))

@@ -220,7 +220,7 @@ def _folder_source(folder, class_names, spec):
             f"{' ...' if len(missing) > 3 else ''} ({len(missing)} of {len(class_names)})"
         )
     files = folder_source(pathlib.Path(folder), class_names, spec)
-    source = ExactSizeFolder(files.paths, files.labels, class_names, spec.side, spec.channels)
+    source = ExactSizeFolder(files.paths, files.labels, class_names, spec)
     source[0]  # a wrong size is found here and not in a thread
     return source
 
@@ -230,12 +230,13 @@ class ExactSizeFolder(FolderSource):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, int]:
         image, label = self.picture(i)
-        if image.size != (self._size, self._size):
+        size = self._spec.side
+        if image.size != (size, size):
             raise UserError(
                 f"{self.paths[i]} is {image.size[0]}x{image.size[1]}, but the run's "
-                f"image_size={self._size}: corrupted images are not resized"
+                f"image_size={size}: corrupted images are not resized"
             )
-        return center_square(image, self._size), label
+        return center_square(image, size), label
 
 
 def _read_array(path):

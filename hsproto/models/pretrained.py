@@ -46,11 +46,16 @@ def preprocessing(weights: Weights) -> Preprocessing:
     """Return how images are prepared for weights.
 
     As the package or the config.json beside the file says; else by the library whose names the
-    tensors have: 0.5 and 0.5 for timm's ViTs, ImageNet's mean and standard deviation for others.
+    tensors have: 0.5, 0.5 and bicubic for timm's ViTs, ImageNet's mean and standard deviation and
+    bilinear, as torchvision's, for others.
     """
     known = weights_files.preprocessing(weights.init_from)
     is_timm_vit = "patch_embed.proj.weight" in weights.tensors
-    return known or Preprocessing(*(HALVES if is_timm_vit else IMAGENET), 0, "")
+    if known:
+        return known
+    if is_timm_vit:
+        return Preprocessing(*HALVES, 0, "bicubic")
+    return Preprocessing(*IMAGENET, 0, "bilinear")
 
 
 def fill(config: Any, weights: Weights, variables: dict) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except (
         ValueError, TypeError, LookupError, EOFError, struct.error, zipfile.BadZipFile,
-        OverflowError, AttributeError, RuntimeError, NotImplementedError,
+        OverflowError, AttributeError, RuntimeError, NotImplementedError, MemoryError,
     ) as error:  # fmt: skip
         reason = visible(one_line(error, 100))
         raise UserError(f"{path} is no file of PyTorch's weights, or damaged: {reason}") from None
@@ -112,7 +112,7 @@ def _read_legacy(file):
     value, keys = _unpickle(file), _unpickle(file)
     storages = {storage.key: storage for storage in _storages(value)}
     contents = {}
-    for key in keys:
+    for key in map(_checked_key, keys):
         (count,) = struct.unpack("<q", file.read(8))
         if key not in storages or count != storages[key].size:
             raise Refused("its storages are not those that its tensors use")
@@ -190,7 +190,14 @@ _LITERALS = (
     "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE",
     "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES",
 )  # fmt: skip
-_MARK = object()
+_DEEPEST = 1000  # containers within each other
+
+
+def _checked_key(key):
+    """A key of a dict: text or a number. Python has no guard against hashing deep tuples."""
+    if not isinstance(key, str | int | float):
+        raise Refused("the keys of its dicts are not those of weights")
+    return key
 
 
 def _unpickle(file: BinaryIO) -> Any:
@@ -209,6 +216,7 @@ class _Machine:
     def __init__(self):
         self.stack: list[Any] = []
         self._memo: dict[int, Any] = {}
+        self._marks: list[int] = []  # places in the stack where containers begin
 
     def do(self, name: str, argument: Any) -> None:
         if name in _CONSTANTS:
@@ -222,8 +230,8 @@ class _Machine:
             action(argument)
 
     def _since_mark(self):
-        place = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-        values = self.stack[place + 1 :]
+        place = self._marks.pop()
+        values = self.stack[place:]
         del self.stack[place:]
         return values
 
@@ -234,7 +242,9 @@ class _Machine:
         return self.stack[-1]
 
     def _mark(self, _):
-        self.stack.append(_MARK)
+        if len(self._marks) == _DEEPEST:
+            raise Refused("it is nested deeper than weights are")
+        self._marks.append(len(self.stack))
 
     def _empty_dict(self, _):
         self.stack.append({})
@@ -264,11 +274,12 @@ class _Machine:
 
     def _setitem(self, _):
         value, key = self.stack.pop(), self.stack.pop()
-        self._top(dict)[key] = value
+        self._top(dict)[_checked_key(key)] = value
 
     def _setitems(self, _):
         values = self._since_mark()
-        self._top(dict).update(zip(values[::2], values[1::2], strict=True))
+        keys = map(_checked_key, values[::2])
+        self._top(dict).update(zip(keys, values[1::2], strict=True))
 
     def _binput(self, place):
         self._memo[place] = self.stack[-1]

@@ -18,7 +18,7 @@ def use() -> None:
     """Let JAX keep what it compiles. Where that is impossible, say so and go on without."""
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    folder = os.path.join(_user_folder(), "xla", _machine())
+    folder = os.path.join(user_folder(), "xla", _machine())
     try:
         os.makedirs(folder, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
@@ -34,8 +34,8 @@ def use() -> None:
     import jax  # not before the command is known to be one of JAX's
 
     jax.config.update("jax_compilation_cache_dir", folder)
-    # The default leaves out most programs of a small network; each is a small file.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # The defaults leave out most programs of a small network; each is a small file.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def prune(folder: str, limit: int = LIMIT) -> None:
@@ -60,7 +60,8 @@ def prune(folder: str, limit: int = LIMIT) -> None:
             return
 
 
-def _user_folder():
+def user_folder() -> str:
+    """Return the folder of all that hsproto keeps for a user between commands."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The standard says that a relative path there is to be ignored.
     if not os.path.isabs(base):

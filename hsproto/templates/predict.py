@@ -29,14 +29,15 @@ def read(path):
     """Return an image file as the predictor takes it: upright, its center square, uint8."""
     from PIL import Image, ImageOps
 
-    side, channels = (ABOUT["preprocessing"][key] for key in ("side", "channels"))
+    about = ABOUT["preprocessing"]
+    side, channels = about["side"], about["channels"]
     image = ImageOps.exif_transpose(Image.open(path))
     if image.has_transparency_data:  # on white
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     image = image.convert("RGB" if channels == 3 else "L")
     width, height = (side * length // min(image.size) for length in image.size)
     left, top = round((width - side) / 2), round((height - side) / 2)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), Image.Resampling[about["interpolation"].upper()])
     image = image.crop((left, top, left + side, top + side))
     return np.asarray(image).reshape(side, side, channels)
 

@@ -18,6 +18,7 @@ from hsproto.errors import RunFailure, UserError, one_line
 from hsproto.parallel import processes
 from hsproto.runs.storage import Complaints, attempts
 from hsproto.training import inspection, orbax_noise
+from hsproto.training.best import Best, KeepBest
 
 _MAX_LENGTH = 200  # of quoted errors: Orbax's and TensorStore's can fill pages
 CONFIG = "config"  # of a run's config in the metadata of its checkpoints
@@ -31,7 +32,8 @@ class Checkpoints:
     `keep` is the number of checkpoints to retain, for a run that writes them; None to only read.
     `mark` is a file of the run in `workdir`: once it is gone, so is the run. (Orbax makes its own
     folder again.)
-    `metadata`, as JSON holds it, is stored with each.
+    `metadata`, as JSON holds it, is stored with each. `best` names one more to retain, while the
+    run goes on.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Checkpoints:
         keep: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         mark: str = "checkpoints",
+        best: Best | None = None,
     ):
         self._keep, self._added = keep, metadata or {}
         self._workdir = os.path.abspath(workdir)
@@ -48,7 +51,7 @@ class Checkpoints:
         # The handler says that a checkpoint is one item; Orbax would guess from the first read.
         self._manager = ocp.CheckpointManager(
             self._directory,
-            options=_options(keep),
+            options=_options(keep, best),
             item_handlers=ocp.StandardCheckpointHandler(),
         )
         self._complaints = Complaints()
@@ -246,9 +249,10 @@ class Checkpoints:
         self._manager.reload()
 
 
-def _options(keep):
+def _options(keep, best):
     return ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        max_to_keep=None if best else keep,
+        preservation_policy=KeepBest(keep, best) if best else None,
         create=bool(keep),
         # Reading the metadata of all checkpoints would fail for a single damaged one.
         lightweight_initialize=True,

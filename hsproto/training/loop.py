@@ -15,7 +15,8 @@ from hsproto.parallel.processes import all_processes, log_main
 from hsproto.runs.metrics_log import MetricsWriter
 from hsproto.runs.progress import ItemProgress, Progress
 from hsproto.runs.snapshots import SnapshotWriter
-from hsproto.training import inspection, objective
+from hsproto.training import frozen, inspection, objective
+from hsproto.training.best import Best
 from hsproto.training.checkpoint import Checkpoints
 from hsproto.training.profiler import Profile
 from hsproto.training.state import TrainState
@@ -42,6 +43,7 @@ class Collaborators:
     metrics: MetricsWriter
     snapshots: SnapshotWriter
     profile: Profile
+    best: Best
 
 
 class TrainingLoop:
@@ -125,7 +127,11 @@ class TrainingLoop:
         return all_processes(not self._using.metrics.has_evaluation(start))
 
     def _evaluates(self, step):
-        return step % self._eval_every == 0 or step == self.total
+        if step == self.total:
+            return True
+        # The state that the whole network starts from may stay the best.
+        starts = self._config.keep_best and step == frozen.steps(self._config)
+        return starts or step % self._eval_every == 0
 
     def _read(self, step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -161,6 +167,7 @@ class TrainingLoop:
             for name, value in values.items()
         }
         self._using.metrics.write(step, metrics)
+        self._using.best.see(step, metrics)
         log_main(
             f"step {step}  test accuracy {metrics['test/accuracy']:.4f}  train accuracy "
             f"{metrics['train/accuracy']:.4f}  train nc1 {metrics['train/nc1']:.3g}"

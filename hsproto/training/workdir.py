@@ -74,9 +74,10 @@ def claim(workdir: str, config: ConfigDict) -> ConfigDict | None:
 def check_same_run(workdir: str, config: ConfigDict, earlier: ConfigDict) -> None:
     """Raise UserError if a workdir holds a run of another config, in what is known of both."""
     # Values that come from the data are compared once the data are read.
-    from_data = ("dataset", "num_classes", "num_examples", "mean", "std", "channels")
+    from_data = "dataset num_classes num_examples mean std channels interpolation".split()
     unknown = [k for k in from_data if not (config[k] and earlier[k])]
     unknown += ["crop_on"] if config.crop_on == "auto" else []
+    unknown += ["freeze_epochs"] if config.freeze_epochs < 0 else []
     changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
     if changed:
         values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)

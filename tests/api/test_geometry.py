@@ -111,7 +111,7 @@ def test_a_training_set_of_imagenet_takes_little_memory_beside_its_features():
     widths, groups = spectra.plan_classes(np.linspace(732, 1300, classes).astype(int), dim)
     to_size = jax.tree_util.Partial(nc_metrics.to_size, shape((), jnp.int32))
     lowered = [
-        nc_metrics._exponent.lower(features, labels, None, classes),
+        nc_metrics._statistics.lower(features, labels, None, classes),
         class_stats._update.lower(stats, features, labels, None, to_size),
         spectra.mean_class_rank.lower(features, labels, None, stats, groups, widths=widths),
         nc_metrics.of_rows.lower(

@@ -47,7 +47,7 @@ def apply(config, images=PIXELS[None], seed=0):
     return np.asarray(jax.jit(augment.make_augment(config))(jax.random.key(seed), images))
 
 
-crop_and_resize = jax.jit(augment.crop_and_resize, static_argnums=2)
+crop_and_resize = jax.jit(augment.crop_and_resize, static_argnums=(2, 3))
 adjust_hue = jax.jit(augment.adjust_hue)
 
 
@@ -62,16 +62,16 @@ def test_a_crop_box_is_cut_out_and_resized_as_pillow_does(draws):
     height, width = (draws.draw(st.integers(1, 32)) for _ in range(2))
     top, left = draws.draw(st.integers(0, 32 - height)), draws.draw(st.integers(0, 32 - width))
     size = draws.draw(st.sampled_from([8, 24, 32]))
-    found = crop_and_resize(planes(PIXELS), (top, left, height, width), size)
+    cubic = draws.draw(st.booleans())
+    found = crop_and_resize(planes(PIXELS), (top, left, height, width), size, cubic)
 
     # In mode F Pillow computes in float, one channel at a time.
     cut = PIXELS[top : top + height, left : left + width].astype(np.float32) / 255
     for channel in range(3):
-        expected = Image.fromarray(cut[..., channel]).resize(
-            (size, size), Image.Resampling.BILINEAR
-        )
+        method = Image.Resampling.BICUBIC if cubic else Image.Resampling.BILINEAR
+        expected = np.asarray(Image.fromarray(cut[..., channel]).resize((size, size), method))
         # A level of 8 bits is 4e-3; what is left is float32 rounding of positions up to the side.
-        np.testing.assert_allclose(found[channel], np.asarray(expected), atol=5e-6)
+        np.testing.assert_allclose(found[channel], np.clip(expected, 0, 1), atol=5e-6)
 
 
 @pytest.fixture(scope="module")

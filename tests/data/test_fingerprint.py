@@ -181,7 +181,7 @@ class Unread:
 
 def test_of_tfds_only_release_and_number_count_and_no_image_is_read():
     def source(release):
-        return TfdsSource(Unread(), NAMES, 4, 1, "x:train", release)
+        return TfdsSource(Unread(), NAMES, None, "x:train", release)
 
     first = of_arrays(source("x/1.0.0:train"))
     assert first["train"]["images"] == 7 and first["train"]["per_class"] is None

@@ -1,7 +1,9 @@
 """The benchmarks run, at sizes of seconds, and what they read from compiled programs is right."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 
 import jax
@@ -92,6 +94,35 @@ def test_throughput(run):
     (row,) = run("throughput", *flags.split(), "--against=")[0]["rows"]
     assert row["images/s"] == pytest.approx(4e3 / row["ms per step"])
     assert 0 < row["loss, % of step"] < 100 and 0 < row["MFU, %"] < 100
+
+
+@pytest.mark.slow
+def test_the_half_hour_on_a_gpu_in_small(tmp_path):
+    command = [ROOT / "benchmarks" / "gpu_half_hour.sh", "--toy", "--losses=ntce"]
+    command += [f"--out={tmp_path}"]
+
+    def started(*flags):
+        environment = os.environ | {"PYTHON": sys.executable, "XLA_FLAGS": ""}
+        done = subprocess.run(
+            [*command, *flags], env=environment, capture_output=True, text=True, cwd=tmp_path
+        )
+        parts = [line.split(":")[0] for line in done.stdout.splitlines() if " s)" in line]
+        return done.returncode, parts, json.loads((tmp_path / "half_hour.json").read_text())
+
+    # No time to train: that is said, what was measured is kept, and the rest can follow.
+    status, parts, report = started("--minutes=0")
+    assert status == 1 and parts == ["device_check", "throughput", "train_timed"]
+    assert "ended by its time limit" in (tmp_path / "half_hour.md").read_text()
+    # As many epochs as were found to fit.
+    (tmp_path / "plan.json").write_text(json.dumps({"epochs": 1, "losses": ["ntce"]}))
+    status, parts, report = started()
+    assert status == 0, report
+    assert parts == ["device_check", "throughput", "train_ntce"]
+    assert {row["right"] for row in report["check"]["rows"]} == {"yes", None}
+    assert report["throughput"]["rows"][0]["images/s"] > 0
+    assert report["train"]["rows"][0]["test accuracy"] > 0.1
+    assert "| ntce | 1 " in (tmp_path / "half_hour.md").read_text()
+    assert started()[1] == []  # nothing is done twice
 
 
 def test_bytes_of_collectives_are_read_from_the_compiled_program(measuring):

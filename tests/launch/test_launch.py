@@ -14,6 +14,7 @@ from launchers import launch, stand_in
 from small_runs import ROOT, SMALL, merged
 
 SHELL = ["launch/gpu.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch", ".ci/run"]
+SHELL += ["benchmarks/gpu_half_hour.sh"]
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")

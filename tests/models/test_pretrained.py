@@ -189,6 +189,8 @@ def test_preprocessing_belongs_to_the_weights(tmp_path):
     of_timm_vit = pretrained.Weights({"patch_embed.proj.weight": np.ones(1)}, str(path))
     assert pretrained.preprocessing(of_resnet).mean == (0.485, 0.456, 0.406)
     assert pretrained.preprocessing(of_timm_vit).std == (0.5, 0.5, 0.5)
+    assert pretrained.preprocessing(of_resnet).interpolation == "bilinear"
+    assert pretrained.preprocessing(of_timm_vit).interpolation == "bicubic"
     (tmp_path / "config.json").write_text(
         '{"pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1], "input_size": [3, 9, 240]}}'
     )

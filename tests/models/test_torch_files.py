@@ -180,3 +180,22 @@ def test_safetensors_are_read(tmp_path):
     numpy_files.save_file(ARRAYS, path)
     for name, array in weights_files.read(path).items():
         np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+DEEP = b")" + b"\x85" * 300_000  # a tuple in a tuple in a tuple ...
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        (b"\x80\x02}" + DEEP + b"K\x01s.", "keys of its dicts"),  # hashed, it ends the process
+        (b"\x80\x02}(" + DEEP + b"K\x01u.", "keys of its dicts"),
+        (b"\x80\x02" + DEEP + b".", "no file of PyTorch's"),
+        (b"\x80\x02" + b"(" * 30_000 + b"t" * 30_000 + b".", "nested deeper"),
+        (b"\x80\x04\x8d" + struct.pack("<Q", 2**45) + b"abc.", "damaged"),  # text of 32 TB
+    ],
+)
+def test_pickles_that_take_the_process_with_them_are_refused(content, told, tmp_path):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        torch_files.read(tmp_path / "w.pth")

@@ -16,6 +16,7 @@ from hsproto.data import loader as loader_lib
 from hsproto.errors import UserError
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import features_file
+from hsproto.training import best as best_lib
 from hsproto.training import frozen, objective
 from hsproto.training import state as state_lib
 
@@ -90,12 +91,47 @@ def test_a_run_that_is_frozen_to_its_end_is_a_run(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_network_learns_afterwards(tmp_path):
-    config = tiny_config("digits", f"{FROZEN},freeze_epochs=2,eval_every_epochs=3")
+def test_the_whole_network_learns_afterwards(tmp_path, monkeypatch, capsys):
+    argument = "freeze_epochs=2,eval_every_epochs=3,keep_best=true,keep_checkpoints=1"
+    see = best_lib.Best.see
+    monkeypatch.setattr(
+        best_lib.Best,
+        "see",
+        lambda best, step, metrics: see(best, step, {best_lib.MEASURE: 1 / step}),
+    )
+    config = tiny_config("digits", f"{FROZEN},{argument}")
     summary = train.train(config, str(tmp_path))
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [round(2 * 1437 / 64), summary["step"]]
+    assert f"--checkpoint={kept[0]}" in capsys.readouterr().out
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
     first = round(2 * 1437 / 64)
-    assert min(steps) == first + 1 and max(steps) == summary["step"]
+    assert min(steps) == first and max(steps) == summary["step"]
+
+
+@pytest.mark.parametrize("backend, epochs", [("cpu", 40), ("gpu", 20), ("tpu", 20)])
+def test_how_long_the_backbone_is_frozen_follows_from_the_hardware(backend, epochs, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = config_lib.default()
+    config.update(epochs=40.0, freeze_epochs=-1.0)
+    assert train._with_freezing(config, None).freeze_epochs == epochs
+    earlier = config.copy_and_resolve_references()
+    earlier.freeze_epochs = 7.0
+    assert train._with_freezing(config, earlier).freeze_epochs == 7
+    config.freeze_epochs = 3.0
+    assert train._with_freezing(config, earlier).freeze_epochs == 3
+
+
+def test_the_best_state_is_found_again_when_a_run_goes_on(tmp_path):
+    lines = [(1, 0.5), (2, 0.9), (3, 0.8), (4, 0.8), (5, 1.0)]
+    text = "".join(json.dumps({"step": s, "test/accuracy": a}) + "\n" for s, a in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    best = best_lib.Best()
+    best.resume(str(tmp_path), 4, [1, 3, 4, 5])
+    assert (best.step, best.accuracy) == (4, 0.8)
+    best.see(6, {"loss": 1.0})
+    best.see(7, {"test/accuracy": None})
+    assert best.step == 4
 
 
 def test_one_in_five_of_each_class_is_held_out():

@@ -1,5 +1,6 @@
 """A classifier on features of another network, whose workdir is that of a run like any other."""
 
+import dataclasses
 import importlib
 import json
 
@@ -9,8 +10,10 @@ from sklearn.datasets import load_digits
 
 from hsproto import head, train
 from hsproto.cli import COMMANDS
+from hsproto.data import intake
 from hsproto.data import load as load_lib
 from hsproto.data.features import load_rows, statistics
+from hsproto.data.source import data_spec
 from hsproto.errors import UserError
 from hsproto.reporting import paper_protocol
 from hsproto.runs import run as run_lib
@@ -154,3 +157,17 @@ def test_features_that_are_not_finite_are_counted(tmp_path):
     np.savez(tmp_path / "x.npz", features=rows)
     with pytest.raises(UserError, match="1 of 20 rows hold values that are not finite.* row 4"):
         load_rows(str(tmp_path / "x.npz"), 3)
+
+
+def test_where_labels_are_ignored_bad_ones_do_not_matter(tmp_path):
+    rows = np.ones((20, 3), np.float32)
+    np.savez(tmp_path / "x.npz", features=rows, labels=np.full(7, 10**9), class_names=["a"])
+    assert load_rows(str(tmp_path / "x.npz"), 3).images.shape == (20, 1, 1, 3)
+
+
+def test_rows_in_memory_that_are_not_finite_are_refused_too():
+    spec = data_spec(head.recipes.features())
+    rows = np.ones((4, 3))
+    rows[2] = np.nan
+    with pytest.raises(UserError, match="1 of 4 rows hold values that are not finite.* row 2"):
+        intake.listed(rows, dataclasses.replace(spec, channels=3))

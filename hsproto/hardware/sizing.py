@@ -1,0 +1,192 @@
+"""Whether a recipe fits hardware, what its step takes, and what would make it fit.
+
+Results are kept in the user's cache folder by config, hardware, versions of the compilers, and
+hsproto's own code: compiling takes minutes.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from hsproto import config as config_lib
+from hsproto.errors import UserError
+from hsproto.hardware import bound, data_sizes, programs, topologies
+from hsproto.hardware.topologies import Topology
+from hsproto.parallel import agreement, compilation_cache
+from hsproto.parallel import mesh as mesh_lib
+from hsproto.runs import files
+
+# The parts of hsproto that decide what is compiled or how it is read.
+_DECIDING = (
+    "core/", "data/augment", "evaluation/evaluator", "hardware/", "losses", "models/", "training/"
+)  # fmt: skip
+_MICROBATCHES = (2, 4, 8)
+_FACTORS = (2, 4)  # more chips that are tried
+Log = Callable[[str], Any]
+
+
+def size(config: ConfigDict, topology: Topology, log: Log, fresh: bool = False) -> dict[str, Any]:
+    """Return what a config needs on hardware, as values that JSON can hold.
+
+    Args:
+        config: A recipe's config; what its data would decide is filled in (`data_sizes`).
+        topology: The hardware.
+        log: Called with a line before each step that takes long.
+        fresh: Compile, though the result is known.
+
+    Raises:
+        UserError: The compiler is missing, the config cannot be trained on so many chips, or the
+            size of its data is unknown.
+    """
+    return compiled_size(config, topology, log, fresh)[0]
+
+
+def compiled_size(
+    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False
+) -> tuple[dict[str, Any], programs.Program | None]:
+    """Return the same, and the training step's program; None where the result was known."""
+    config = data_sizes.resolve(config)
+    topologies.check_compiler(topology)
+    path = _cache_path(config, topology)
+    if not fresh and (known := _read(path)):
+        return known, None
+    mesh = mesh_lib.make_mesh(topologies.devices(topology))
+    programs.check(config, mesh)
+    where = f"{topology.name}, {topology.chips} chips"
+    log(f"compiling the training step for {where} (minutes for a large network) ...")
+    step = programs.train_step(config, mesh, topology)
+    log(f"compiling the evaluation for {where} ...")
+    evaluation = programs.evaluation(config, mesh, topology)
+    result = _result(config, topology, mesh, step, evaluation)
+    _write(path, result)
+    return result, step
+
+
+def remedies(
+    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (change, result) of each change tried that makes a config fit, by compiling it.
+
+    Of each kind of change the smallest that fits: `microbatches`, `dtype=bfloat16`, `scl_block`,
+    `class_block` where the config has it, more chips.
+    """
+    for kind in _changes(config, topology):
+        for text, changes, other in kind:
+            changed = config.copy_and_resolve_references()
+            changed.update(changes)
+            log(f"does it fit with {text}?")
+            try:
+                result = size(changed, other, log, fresh)
+            except UserError as error:  # values that do not go together
+                log(f"{text} cannot be tried: {error}")
+                continue
+            if result["fits"]:
+                yield text, result
+                break
+
+
+def _changes(config, topology):
+    """[[(text, values, hardware)]], the kinds of changes, each from the smallest to the largest."""
+    kinds = [
+        [
+            (f"microbatches={n}", {"microbatches": n}, topology)
+            for n in _MICROBATCHES
+            if n > config.microbatches
+        ]
+    ]
+    if config.dtype == "float32":
+        kinds.append([("dtype=bfloat16", {"dtype": "bfloat16"}, topology)])
+    rows = config_lib.rows_per_step(config) // topology.chips
+    if config.loss == "scl" and not config.scl_block and rows >= 8:
+        kinds.append([(f"scl_block={rows // 8}", {"scl_block": rows // 8}, topology)])
+    if config.get("class_block") == 0 and config.loss in ("ntce", "nonl", "normface"):
+        kinds.append([("class_block=8192", {"class_block": 8192}, topology)])
+    more = [topology.larger(factor) for factor in _FACTORS]
+    kinds.append([(each.name, {}, each) for each in more if each])
+    return kinds
+
+
+def _result(config, topology, mesh, step, evaluation):
+    memory = programs.state_bytes(config, mesh)
+    before = sum(memory.values())
+    memory["activations and workspace"] = step.temporaries
+    needed = step.needed if step.temporaries is None else before + step.temporaries
+    kept = programs.features_bytes(config, mesh)
+    # During an evaluation the state stays; its features are copied once into the order of rows.
+    in_evaluation = None
+    if evaluation.temporaries is not None:
+        state = before - memory["images"] + data_sizes.resident_bytes(config)
+        in_evaluation = state + 2 * kept + evaluation.temporaries
+    capacity = topology.chip.memory if topology.chip else None
+    fits = step.fits and evaluation.fits
+    if fits and capacity:
+        fits = max(needed, in_evaluation) <= capacity
+    steps = config_lib.total_steps(config)
+    result = {
+        "topology": topology.name,
+        "chip": topology.chip.title if topology.chip else "simulated device",
+        "chips": topology.chips,
+        "hosts": topology.hosts,
+        "config": config_lib.to_values(config),
+        "versions": topologies.compiler_versions(topology),
+        "fits": fits,
+        "capacity": capacity,
+        "memory": memory,
+        "needed": needed,
+        "needed_in_evaluation": in_evaluation,
+        "flops": sum(step.flops.values()),
+        "flops_by_precision": step.flops,
+        "loss_flops": step.loss_flops,
+        "traffic": step.traffic,
+        "collectives": step.exchanges,
+        "steps": steps,
+        "compile_seconds": step.seconds + evaluation.seconds,
+        "bound": None,
+    }
+    if topology.chip and step.fits:
+        sent = sum(row["sent"] for row in step.exchanges)
+        times = bound.seconds(topology, step.flops, step.traffic, sent)
+        slowest, resource = bound.limit(times)
+        result["bound"] = {
+            "seconds": slowest,
+            "resource": resource,
+            "by_resource": times,
+            "images_per_second": config.batch_size / slowest,
+            "hours": steps * slowest / 3600,
+            "source": topology.chip.source,
+        }
+    return result
+
+
+def _cache_path(config, topology):
+    code = {k: v for k, v in agreement.code_digests().items() if k.startswith(_DECIDING)}
+    key = {
+        "config": config_lib.to_values(config),
+        "topology": topology.name,
+        "versions": topologies.compiler_versions(topology),
+        "host": jax.default_backend(),
+        "code": code,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    return os.path.join(compilation_cache.user_folder(), "compile", f"{digest}.json")
+
+
+def _read(path):
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path, result):
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.write_text(path, json.dumps(result))
+    except OSError:  # a result that is not kept is computed anew
+        return
