@@ -43,7 +43,7 @@ except ImportError:
 
 TEMPERATURE = 0.1
 SHAPES = ((512, 10, 512), (512, 100, 512), (8192, 100, 512), (4096, 1000, 2048))
-MANY = ((1024, 50_000, 512), (8192, 4000, 512))  # with --class_block
+MANY = ((1024, 20_000, 512), (4096, 2000, 512))  # with --class_block
 VIEWS = (1024, 4096, 8192)  # 2B of SCL
 VIEW_DIMS, VIEW_CLASSES = 128, 100
 PROTOTYPE_LOSSES = (

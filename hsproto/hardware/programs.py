@@ -4,7 +4,6 @@ The step is the trainer's own (`training.step`), the evaluation the evaluator's
 embedding of a batch.
 """
 
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from hsproto.hardware import collectives, data_sizes, hlo, products
 from hsproto.hardware.topologies import Topology
 from hsproto.models import architecture
 from hsproto.parallel import mesh as mesh_lib
+from hsproto.training import memory
 from hsproto.training import state as state_lib
 from hsproto.training.step import make_train_step
 
@@ -93,7 +93,7 @@ def state_bytes(config: ConfigDict, mesh: jax.sharding.Mesh) -> dict[str, int]:
         "queue": (state.queue, state.average),
         "images": _batch(config, mesh),
     }
-    sizes = {name: _bytes_of_chip(tree, mesh) for name, tree in parts.items()}
+    sizes = {name: _bytes_of_chip(tree) for name, tree in parts.items()}
     sizes["images"] += data_sizes.resident_bytes(config)
     return sizes
 
@@ -176,10 +176,5 @@ def _needed(message):
     return int(float(found[1]) * _UNITS[found[2]]) if found else None
 
 
-def _bytes_of_chip(tree, mesh):
-    return sum(
-        math.prod(leaf.shape)
-        * leaf.dtype.itemsize
-        // (1 if leaf.sharding.is_fully_replicated else mesh.size)
-        for leaf in jax.tree.leaves(tree)
-    )
+def _bytes_of_chip(tree):
+    return sum(map(memory.on_device, jax.tree.leaves(tree)))

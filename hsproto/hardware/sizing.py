@@ -18,6 +18,7 @@ from hsproto import config as config_lib
 from hsproto.errors import UserError
 from hsproto.hardware import bound, data_sizes, programs, topologies
 from hsproto.hardware.topologies import Topology
+from hsproto.methods import BLOCK_LOSSES
 from hsproto.parallel import agreement, compilation_cache
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import files
@@ -28,6 +29,7 @@ _DECIDING = (
 )  # fmt: skip
 _MICROBATCHES = (2, 4, 8)
 _FACTORS = (2, 4)  # more chips that are tried
+_MANY_CLASSES = 10_000  # from which memory is that of the classes
 Log = Callable[[str], Any]
 
 
@@ -56,7 +58,7 @@ def compiled_size(
     path = _cache_path(config, topology)
     if not fresh and (known := _read(path)):
         return known, None
-    mesh = mesh_lib.make_mesh(topologies.devices(topology))
+    mesh = mesh_lib.make_mesh(topologies.devices(topology), config.model_axis)
     programs.check(config, mesh)
     where = f"{topology.name}, {topology.chips} chips"
     log(f"compiling the training step for {where} (minutes for a large network) ...")
@@ -74,7 +76,7 @@ def remedies(
     """Yield (change, result) of each change tried that makes a config fit, by compiling it.
 
     Of each kind of change the smallest that fits: `microbatches`, `dtype=bfloat16`, `scl_block`,
-    `class_block` where the config has it, more chips.
+    `class_block` and `model_axis` where classes are many, more chips.
     """
     for kind in _changes(config, topology):
         for text, changes, other in kind:
@@ -105,8 +107,12 @@ def _changes(config, topology):
     rows = config_lib.rows_per_step(config) // topology.chips
     if config.loss == "scl" and not config.scl_block and rows >= 8:
         kinds.append([(f"scl_block={rows // 8}", {"scl_block": rows // 8}, topology)])
-    if config.get("class_block") == 0 and config.loss in ("ntce", "nonl", "normface"):
-        kinds.append([("class_block=8192", {"class_block": 8192}, topology)])
+    if config.num_classes >= _MANY_CLASSES and config.loss in BLOCK_LOSSES:
+        if not config.class_block:
+            kinds.append([("class_block=8000", {"class_block": 8000}, topology)])
+        if config.model_axis == 1:
+            split = {"model_axis": topology.chips}
+            kinds.append([(f"model_axis={topology.chips}", split, topology)])
     more = [topology.larger(factor) for factor in _FACTORS]
     kinds.append([(each.name, {}, each) for each in more if each])
     return kinds

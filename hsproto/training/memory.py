@@ -43,8 +43,8 @@ def check(config: ConfigDict, state: state_lib.TrainState, mesh: Mesh) -> None:
 
 def least(config: ConfigDict, state: state_lib.TrainState, mesh: Mesh) -> int:
     """Return the bytes that a run takes on each device at least."""
-    state_bytes = sum(map(_bytes, jax.tree.leaves(state)))
-    gradient = sum(map(_bytes, jax.tree.leaves(state.params)))
+    state_bytes = sum(map(on_device, jax.tree.leaves(state)))
+    gradient = sum(map(on_device, jax.tree.leaves(state.params)))
     loaded = max(config.load_size, config.image_size) ** 2 * config.channels  # uint8
     seen = config.image_size**2 * config.channels * 4  # float32
     rows = config_lib.rows_per_step(config) // config.microbatches
@@ -82,8 +82,8 @@ def _least_of(config: ConfigDict, mesh: Mesh) -> float:
         return math.inf
 
 
-def _bytes(array: Any) -> int:
-    """Of an array's part on one device."""
+def on_device(array: Any) -> int:
+    """Return the bytes of an array's part on one device."""
     return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 

@@ -10,6 +10,7 @@ from small_runs import tiny, tiny_config
 from hsproto import cli, compile
 from hsproto.errors import UserError
 from hsproto.hardware import bound, data_sizes, products, programs, sizing, tables, topologies
+from hsproto.parallel import mesh as mesh_lib
 
 CPUS = topologies.parse("cpux8")
 
@@ -52,6 +53,15 @@ def test_the_parts_of_the_memory_are_those_of_the_state(compiled):
     assert programs.state_bytes(data_sizes.resolve(state), mesh).items() <= memory.items()
     assert 0 < memory["parameters"] <= memory["optimizer"] + 4096  # a momentum of each
     assert compiled[0]["needed"] == sum(memory.values())
+
+
+def test_a_chip_has_its_share_of_the_classes():
+    config = data_sizes.resolve(tiny_config("digits", "embedding_dim=64"))
+    sizes = {}
+    for model_axis in (1, 2):
+        mesh = mesh_lib.make_mesh(model_axis=model_axis)
+        sizes[model_axis] = programs.state_bytes(config, mesh)["parameters"]
+    assert sizes[1] - sizes[2] == 10 // 2 * 64 * 4
 
 
 def test_the_loss_exchanges_sums_of_classes_and_no_features(compiled):

@@ -47,6 +47,11 @@ def test_losses(run):
     assert all(row["textbook/ours"]["median"] > 0 for row in report["rows"])
 
 
+def test_classes(run):
+    report, _ = run("classes", "memory", "--shape=32,64,8", "--class_block=16")
+    assert report["value"] > 0 and min(report["gradients"]) > 0
+
+
 def test_geometry(run):
     report, _ = run("geometry", "--rows=300", "--classes=3", "--dim=8", "--sample=3", "--repeat=1")
     assert report["erank_intra"] == pytest.approx(
