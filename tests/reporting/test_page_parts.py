@@ -69,6 +69,8 @@ def test_collapsed_features_lie_on_their_corners_and_uninformative_ones_in_the_c
     alike = np.eye(K + 1)[K:]  # orthogonal to all prototypes
     places = flat.on_circle(alike, np.pad(prototypes, ((0, 0), (0, 1))), K)
     np.testing.assert_allclose(places, 0, atol=1e-12)
+    orthogonal = flat.on_circle(np.eye(100), np.eye(100), 100)
+    np.testing.assert_allclose(orthogonal, flat.corners(100), atol=0.02)
     any_rows = np.random.default_rng(0).normal(size=(500, K))
     assert np.linalg.norm(flat.on_circle(any_rows, prototypes, K), axis=1).max() <= 1
     between = flat.on_circle(prototypes[:1] + prototypes[1:2], prototypes, K)
