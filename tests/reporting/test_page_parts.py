@@ -166,6 +166,13 @@ def test_thumbnails_stand_once_for_runs_on_the_same_images(tmp_path):
     assert thumbnails.sprite_id(features) is None and thumbnails.sprites([features]) == {}
 
 
+def test_runs_on_features_say_that_they_have_no_pictures(tmp_path):
+    made_pages.run(tmp_path, "run", side=1)
+    data = page.collect(made_runs.read(tmp_path), {})
+    assert data.sprites == {} and data.runs[0].sphere["sprite"] is None
+    assert "of which there are no pictures" in page.render(data)
+
+
 def test_thumbnails_are_bounded():
     images = np.zeros((1200, 40, 20, 3), np.uint8)
     sprite = thumbnails._sprite(images, thumbnails.LARGEST_SIDE)
