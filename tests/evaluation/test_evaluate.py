@@ -19,6 +19,7 @@ from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.reporting.figures import runs as run_figures
 from hsproto.reporting.figures import style
+from hsproto.runs import predictions_file
 from hsproto.runs import summary as summary_lib
 
 
@@ -38,6 +39,23 @@ def embed(config, state, images):
     model, preprocess = model_lib.build(config, 10), augment.make_preprocess(config)
     variables = jax.device_get(state.variables)
     return model_lib.forward(model, variables, preprocess(images), train=False)[0]
+
+
+def test_a_run_keeps_what_it_takes_each_test_image_for(digits_run, tmp_path):
+    _, summary = outcome(digits_run)
+    _, _, loaders, _ = opened(digits_run)
+    kept = predictions_file.read(str(digits_run), summary["step"], 10)
+    np.testing.assert_array_equal(kept.labels, loader.read_all(loaders.test.source)[1])
+    assert kept.right().mean() == summary["test"]["accuracy"]
+    # A run of an earlier version gets them when it is measured, at its end alone.
+    old = shutil.copytree(digits_run, tmp_path / "old")
+    (old / predictions_file.NAME).unlink()
+    first = min(int(path.name) for path in (old / "checkpoints").iterdir() if path.name.isdigit())
+    for step, there in ((first, False), (summary["step"], True)):
+        assert evaluate.main([f"--workdir={old}", f"--checkpoint={step}"]) == 0
+        assert (old / predictions_file.NAME).exists() == there
+    again = predictions_file.read(str(old), summary["step"], 10)
+    np.testing.assert_array_equal(again.predicted, kept.predicted)
 
 
 def test_evaluation_equals_doing_it_by_hand(digits_run):

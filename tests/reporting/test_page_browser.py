@@ -284,7 +284,7 @@ def test_many_classes_stand_on_a_circle_where_collapse_is_seen(tab):
     assert tops[0] < tops[1], "the circle comes first"
     far = chart(tab, "[data-plane=left]", "Math.max(...c.data[3].x.map((x, i) => "
                 "Math.hypot(x - c.data[1].x[i], c.data[3].y[i] - c.data[1].y[i])))")  # fmt: skip
-    assert far < 0.7, "orthogonal prototypes are on the way to their corners"
+    assert far < 0.1, "orthogonal prototypes are nearly at their corners"
     assert "evenly in their order" in tab.locator("[data-plane-note=left]").inner_text()
     tab.locator("[data-plane-of=left]").select_option("map")
     assert "% of the variance" in tab.locator("[data-plane-note=left]").inner_text()

@@ -69,6 +69,8 @@ def test_collapsed_features_lie_on_their_corners_and_uninformative_ones_in_the_c
     alike = np.eye(K + 1)[K:]  # orthogonal to all prototypes
     places = flat.on_circle(alike, np.pad(prototypes, ((0, 0), (0, 1))), K)
     np.testing.assert_allclose(places, 0, atol=1e-12)
+    orthogonal = flat.on_circle(np.eye(100), np.eye(100), 100)
+    np.testing.assert_allclose(orthogonal, flat.corners(100), atol=0.02)
     any_rows = np.random.default_rng(0).normal(size=(500, K))
     assert np.linalg.norm(flat.on_circle(any_rows, prototypes, K), axis=1).max() <= 1
     between = flat.on_circle(prototypes[:1] + prototypes[1:2], prototypes, K)
@@ -162,6 +164,13 @@ def test_thumbnails_stand_once_for_runs_on_the_same_images(tmp_path):
     points = series[0].points | {"images": series[0].points["images"][:, :1, :1]}
     features = series[0]._replace(points=points)
     assert thumbnails.sprite_id(features) is None and thumbnails.sprites([features]) == {}
+
+
+def test_runs_on_features_say_that_they_have_no_pictures(tmp_path):
+    made_pages.run(tmp_path, "run", side=1)
+    data = page.collect(made_runs.read(tmp_path), {})
+    assert data.sprites == {} and data.runs[0].sphere["sprite"] is None
+    assert "of which there are no pictures" in page.render(data)
 
 
 def test_thumbnails_are_bounded():

@@ -23,12 +23,14 @@ def cosines_figure(
         return cosine_figure({"prototypes": prototypes, "class_means": means, "class_names": names})
     plt, colors = style.matplotlib()
     target = -1 / max(len(means) - 1, 1)
-    figure, axis = plt.subplots(figsize=(6.4, 5.4), layout="constrained")
+    figure, (axis,) = style.panels(1, 1, 6.4, 4.6, margin=0.8)
     norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     image = axis.imshow(cosines(means), norm=norm, cmap="RdBu_r", interpolation="nearest")
-    axis.set_title(f"cosines between class means, white at the simplex's {target:.4f}", fontsize=11)
+    axis.set_title(
+        f"cosines between class means, white at the simplex's {target:.4f}", fontsize=10.5
+    )
     if len(names) <= MOST_NAMES:
-        short = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+        short = style.class_names(names, 16)
         axis.set_xticks(range(len(names)), short, rotation=90, parse_math=False)
         axis.set_yticks(range(len(names)), short, parse_math=False)
     figure.colorbar(image, label="cosine", shrink=0.85)
@@ -37,19 +39,20 @@ def cosines_figure(
 
 def spectrum_figure(means: np.ndarray, within: np.ndarray) -> "Figure":
     """Draw the shares of variance along principal axes, of class means and within classes."""
-    plt, _ = style.matplotlib()
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, axes = style.panels(2, 2, 5.5, 3.4, margin=0.8)
     values = np.linalg.svd(means - means.mean(axis=0), compute_uv=False)[: len(means) - 1] ** 2
     shares = values / (values.sum() or 1)
     axes[0].plot(np.arange(1, len(shares) + 1), shares, "o-", markersize=3, label="class means")
     axes[0].axhline(1 / max(len(shares), 1), color="gray", linestyle="--", label="all alike")
-    axes[0].set(title="between class means", ylim=(0, None))
-    axes[0].legend()
+    axes[0].set_title("between class means", fontsize=10.5)
+    axes[0].set(ylim=(0, None))
+    axes[0].legend(frameon=False, fontsize=9)
     axes[1].plot(np.arange(1, len(within) + 1), within, "o-", markersize=3)
-    axes[1].set(title="within classes, mean", ylim=(0, None))
+    axes[1].set_title("within classes, mean", fontsize=10.5)
+    axes[1].set(ylim=(0, None))
     for axis in axes:
         axis.set(xlabel="principal axis", ylabel="share of the variance")
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.25)
     return figure
 
 
@@ -63,7 +66,7 @@ def map_figure(
     _, sizes, axes = np.linalg.svd(directions - centre, full_matrices=False)
     axes = np.pad(axes, ((0, 2), (0, 0)))[:2]
     shown = np.sum(sizes[:2] ** 2) / (np.sum(sizes**2) or 1)
-    figure, axis = plt.subplots(figsize=(7.6, 6), layout="constrained")
+    figure, (axis,) = style.panels(1, 1, 7.6, 5.2, margin=0.8)
     places = (unit(points.astype(np.float64)) - centre) @ axes.T
     corners = (directions - centre) @ axes.T
     palette = plt.get_cmap("tab20" if len(names) <= 20 else "nipy_spectral")
@@ -73,11 +76,11 @@ def map_figure(
     axis.set_title(
         f"directions of features along the two main axes of the class means\n(which show "
         f"{100 * shown:.0f} % of their variance); class means large",
-        fontsize=11,
+        fontsize=10.5,
     )
     axis.set_aspect("equal", adjustable="datalim")
     if len(names) <= MOST_NAMES:
-        short = [name if len(name) <= 16 else f"{name[:15]}…" for name in names]
+        short = style.class_names(names, 16)
         handles = [
             style.handle(style.escape_dollars(name), color=color, marker="o", linestyle="none")
             for name, color in zip(short, colors, strict=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hsproto.metrics import METRICS
 from hsproto.reporting.directions import cosines
 from hsproto.reporting.figures import comparisons as comparison_figures
 from hsproto.reporting.figures import style
@@ -16,6 +17,8 @@ from hsproto.runs.summary import has_prototypes, read_prototypes
 if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
     from matplotlib.figure import Figure
 
+# Of curves that stand in one panel.
+_COLORS, _MARKERS = ("#4477dd", "#e0701b", "#2e9e5b", "#d03b4f"), ("o", "s", "^", "D")
 FIGURES = ("cosines.png", "training.png")
 
 
@@ -67,11 +70,11 @@ def write_figures(workdir: str, out: str, svg: bool = False) -> list[str]:
 
 def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     """Draw the cosine matrices of prototypes and class means, white at the simplex's -1/(K-1)."""
-    plt, colors = style.matplotlib()
+    _, colors = style.matplotlib()
     names = style.class_names(arrays["class_names"], 16)
     count = len(names)
     target = -1 / max(count - 1, 1)
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
+    figure, axes = style.panels(2, 2, 5.5, 4.4, margin=0.8)
     # Two classes have their optimum at the end of the scale.
     norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     panels = (("prototypes", "prototypes"), ("class_means", "class means (training set)"))
@@ -82,7 +85,7 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
         if count > 1:
             spread = f"{between.mean():.4f} ± {between.std():.4f}, simplex {target:.4f}"
             title += f"\ncosine between classes {spread}"
-        axis.set_title(title, fontsize=11)
+        axis.set_title(title, fontsize=10.5)
         if count <= 20:
             turn = 90 if max(map(len, names)) > 2 else 0
             axis.set_xticks(range(count), names, rotation=turn, parse_math=False)
@@ -98,32 +101,37 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
 
 def training_figure(records: Sequence[Mapping[str, Any]]) -> "Figure":
     """Draw loss, accuracy and geometry over the steps of a metrics.jsonl."""
-    plt, _ = style.matplotlib()
-    figure, axes = plt.subplots(1, 3, figsize=(14, 4.2), layout="constrained")
+    figure, axes = style.panels(3, 3, 4.4, 3.1, margin=0.9)
     panels = (
-        ("loss", "linear", {"loss": "training loss"}),
-        ("accuracy", "linear", {
+        ("loss", False, {"loss": "training loss"}),
+        ("accuracy", False, {
             "accuracy": "training batches",
             "train/accuracy": "training set, not augmented",
             "test/accuracy": "test set",
         }),
-        ("distance from collapse, training set", "log", {
-            "train/nc1": "NC1",
-            "train/weight_alignment": "weight alignment",
-            "train/instance_alignment": "instance alignment",
-            "train/nc2_equiangular": "NC2, equiangular",
+        ("distance from collapse, training set (optimum 0)", True, {
+            f"train/{key}": METRICS[key].title
+            for key in ("nc1", "weight_alignment", "instance_alignment", "nc2_equiangular")
         }),
     )  # fmt: skip
-    for axis, (label, scale, curves) in zip(axes, panels, strict=True):
-        for key, name in curves.items():
+    for axis, (title, log, curves) in zip(axes, panels, strict=True):
+        for number, (key, name) in enumerate(curves.items()):
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            if scale == "log":
+            if log:
                 points = [(step, value) for step, value in points if value > 0]
             if points:
-                marker = "o" if "/" in key else None
-                axis.plot(*zip(*points, strict=True), label=name, marker=marker, markersize=3)
-        axis.set(xlabel="step", ylabel=label, yscale=scale)
-        axis.grid(alpha=0.3)
+                # What is measured at evaluations has marks where it was.
+                marker = _MARKERS[number] if "/" in key else None
+                every = max(1, len(points) // 8)
+                axis.plot(
+                    *zip(*points, strict=True), label=name, color=_COLORS[number], linewidth=1.5,
+                    marker=marker, markersize=4.5, markevery=every,
+                )  # fmt: skip
+        axis.set_title(title, fontsize=10.5)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.25)
         if axis.lines:
-            axis.legend()
+            if log:
+                style.log_scale(axis)
+            axis.legend(frameon=False, fontsize=9)
     return figure

@@ -4,9 +4,10 @@ The circle shows what a projection of many classes cannot: whether features are 
 them. Its K corners stand evenly on a circle, in the order of the classes. A vector lies at the
 sum of the corners c, each weighted by
 
-    w_c = max(0, (cos_c - t) / (1 - t)),    t = -1/(K-1),
+    w_c = max(0, (cos_c - t) / (1 - t))²,    t = -1/(K-1),
 
-of its cosines to the prototypes, and over their sum where that is above 1. At collapse its cosines
+of its cosines to the prototypes, and over their sum where that is above 1. Squares, as the small
+weights of many other classes would add up to more than that of the own one. At collapse its cosines
 are 1 to its own prototype and t to all others: it lies on its corner. With the same cosine to all
 it lies in the center. Distances between corners mean nothing: neighbors on the circle are so by
 their labels only.
@@ -38,7 +39,7 @@ def on_circle(rows: np.ndarray, prototypes: np.ndarray, num_classes: int) -> np.
         num_classes: K of the run, of which the C classes may be some.
     """
     target = -1 / max(num_classes - 1, 1)
-    weights = np.maximum(0, (cosines(rows, prototypes) - target) / (1 - target))
+    weights = np.maximum(0, (cosines(rows, prototypes) - target) / (1 - target)) ** 2
     weights /= np.maximum(1, weights.sum(axis=1, keepdims=True))
     return weights @ corners(len(prototypes))
 

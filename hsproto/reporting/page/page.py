@@ -143,7 +143,8 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
         frames = page_sphere.frames(run.workdir, most_steps)
         if frames:
             all_frames.append(frames)
-        wrong, right = page_sphere.images(frames) if frames else ([], [])
+        seen = frames and thumbnails.has_pictures(frames)
+        wrong, right = page_sphere.images(frames) if seen else ([], [])
         predicted, remark = _predictions(run)
         predictions[run.workdir] = predicted
         by_class = page_classes.class_view(run, frames, predicted)
