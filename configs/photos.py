@@ -3,10 +3,9 @@
 hsproto train --config=configs/photos.py:data_dir=DIR --workdir=runs/photos
 
 DIR holds a folder of images per class, or such folders below train and test. Without a test folder
-a fifth of the images of each class is held out. Needs the extra `photos`. The backbone is
-frozen at first: it sees each image once, and the head is trained on its features within seconds. On
-an accelerator, or with freeze_epochs below epochs, the whole network learns afterwards, at a
-smaller rate.
+a fifth of the images of each class is held out. Needs the extra `photos`. The backbone
+stays frozen: it sees each image once, and the head is trained on its features within seconds. With
+freeze_epochs below epochs the whole network learns afterwards, which takes an accelerator.
 
 Expected for 10 classes of 60 photos, on two cores within three minutes: the accuracy of logistic
 regression on the same features, less at most two points (docs/photos.md).
@@ -38,8 +37,7 @@ def get_config(arg=None):
     config.temperature = 0.1
     share = argument_value(arg, "validation_share", config.validation_share)
     config.batch_size = _batch_size(data_dir, share)
-    config.epochs = 40.0
-    config.freeze_epochs = -1.0  # all epochs on a CPU, half of them on an accelerator
+    config.epochs = config.freeze_epochs = 40.0
     config.base_lr = 0.01  # of the whole network, after the head's own phase
     config.lr_batch = 0
 
