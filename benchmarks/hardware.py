@@ -62,6 +62,8 @@ def cases():
         yield Case(_cifar("nonl", dtype), "v5e-64")
         yield Case(_cifar("nonl", dtype), "h100x8")
         yield Case(_imagenet("nonl", dtype), "h100x8")
+        yield Case(_cifar("nonl", dtype), "v5p-128")
+        yield Case(_imagenet("nonl", dtype), "v5p-128")
         yield Case(_imagenet("nonl", dtype), "v6e-64")
         yield Case(_cifar("nonl", dtype), "v6e-64")
     for loss in ("ntce", "normface"):
@@ -134,7 +136,8 @@ step and the evaluation of each recipe from shapes alone, as `hsproto compile` d
 them. Memory, traffic and collectives are read from the compiled programs, and FLOPs from the traced
 ones. **The time of a step is a bound from published peaks and not a measurement**: a run is slower.
 A dash is what has not been compiled, or what a compiler does not tell. Traffic on GPUs is that of
-the arrays that the program's operations name, as their compiler does not count it.
+the arrays that the program's operations name, as their compiler does not count it; caches may save
+some of it, so that there the bound is an estimate where memory limits.
 """
 
 
