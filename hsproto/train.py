@@ -230,7 +230,7 @@ def _write_results(workdir, summary, evaluation, splits):
     _draw(workdir)
     if evaluation.predictions is not None:
         log_main(mistakes.write(workdir, evaluation.predictions, splits.test))
-    log_main(next_steps.describe(workdir))
+    log_main(next_steps.describe(workdir, summary["config"]["source"]))
 
 
 def _draw(workdir):
@@ -265,7 +265,7 @@ def _finished(workdir, config):
     log_main(f"finished already\n{summary_lib.format_table(summary)}")
     if processes.is_main() and not run_figures.has_figures(workdir):
         _draw(workdir)
-    log_main(next_steps.describe(workdir))
+    log_main(next_steps.describe(workdir, config.source))
     return summary
 
 

@@ -12,18 +12,24 @@ _CONTENTS = {
 }
 
 
-def describe(workdir: str) -> str:
-    """Return the files of a finished run that are there, and what to type next, as lines."""
+def describe(workdir: str, source: str) -> str:
+    """Return the files of a finished run that are there, and what to type next, as lines.
+
+    Args:
+        workdir: Of the run.
+        source: The config key: a run on features predicts files of them.
+    """
     lines = [f"In {workdir}:"]
     for name, what in _CONTENTS.items():
         path = os.path.join(workdir, name)
         if os.path.exists(path):
             lines.append(f"  {name + '/' * os.path.isdir(path):<14}{what}")
     folder = shlex.quote(str(workdir))
+    files = "FILE.npz" if source == "features" else "IMAGE..."
     lines += [
         "Next:",
         f"  hsproto report {folder} --out=report     # a page to look at: report/index.html",
-        f"  hsproto predict --workdir={folder} IMAGE...",
+        f"  hsproto predict --workdir={folder} {files}",
         f"  hsproto evaluate --workdir={folder}",
     ]
     return "\n".join(lines)
