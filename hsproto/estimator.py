@@ -3,7 +3,7 @@
 import functools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -107,7 +107,8 @@ class PrototypeClassifier(
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y holds 1 class ({self.classes_[0]!r}); at least two are needed")
+            only = _plain(self.classes_[0])
+            raise ValueError(f"y holds 1 class ({only!r}); at least two are needed")
         self._mean, self._scale = _statistics(X)
         self._train(self._standardized(X), labels)
         # Sums of unit embeddings, from which `partial_fit` goes on.
@@ -137,7 +138,7 @@ class PrototypeClassifier(
         if classes is not None:
             unknown = np.setdiff1d(np.asarray(y).ravel(), np.asarray(classes))
             if unknown.size:
-                raise ValueError(f"y holds {unknown[0]!r}, which is not one of classes")
+                raise ValueError(f"y holds {_plain(unknown[0])!r}, which is not one of classes")
         if not hasattr(self, "prototypes_"):
             return self.fit(X, y)
         self._check_on_sphere("partial_fit")
@@ -145,7 +146,8 @@ class PrototypeClassifier(
         check_classification_targets(y)
         of_rows, labels = np.unique(y, return_inverse=True)
         if (of_rows.dtype.kind in "US") != (self.classes_.dtype.kind in "US"):
-            raise ValueError(f"y holds {of_rows[0]!r}, but classes are like {self.classes_[0]!r}")
+            given, known = _plain(of_rows[0]), _plain(self.classes_[0])
+            raise ValueError(f"y holds {given!r}, but classes are like {known!r}")
         sums = _class_sums(self.transform(X), labels, len(of_rows))
         everything = np.union1d(self.classes_, of_rows)
         old, new = (np.searchsorted(everything, c) for c in (self.classes_, of_rows))
@@ -314,18 +316,25 @@ class PrototypeClassifier(
                 raise ValueError(f"{name}={value!r} must be a positive number")
         if not isinstance(self.weight_decay, numbers.Real) or not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay={self.weight_decay!r} must be zero or positive")
-        counts = {f"hidden_layers={self.hidden_layers!r}": w for w in self.hidden_layers}
-        counts |= {f"batch_size={self.batch_size!r}": self.batch_size}
+        if isinstance(self.hidden_layers, str) or not isinstance(self.hidden_layers, Iterable):
+            raise ValueError(f"hidden_layers={self.hidden_layers!r} must be widths, e.g. (256,)")
+        counts = [(f"hidden_layers={self.hidden_layers!r}", width) for width in self.hidden_layers]
+        counts.append((f"batch_size={self.batch_size!r}", self.batch_size))
         for name in ("embedding_dim", "epochs"):
             if getattr(self, name) is not None:
-                counts[f"{name}={getattr(self, name)!r}"] = getattr(self, name)
-        for text, value in counts.items():
+                counts.append((f"{name}={getattr(self, name)!r}", getattr(self, name)))
+        for text, value in counts:
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{text} must be positive and whole")
         if self.batch_size < 2 and METHODS[self.loss].instances:
             raise ValueError(f"batch_size=1: loss={self.loss!r} compares the rows of a batch")
         if not isinstance(self.seed, numbers.Integral) or self.seed < 0:
             raise ValueError(f"seed={self.seed!r} must be zero or a positive whole number")
+
+
+def _plain(value):
+    """A class as Python prints it: 3 for np.int64(3)."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _embed(layers, rows):

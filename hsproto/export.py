@@ -26,6 +26,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 import importlib.metadata
 import os
 import pathlib
+import shlex
 import shutil
 import tempfile
 
@@ -56,7 +57,11 @@ def main(argv: list[str]) -> int:
     _check_out(args.out)
     run = inference.load(args.workdir, args.checkpoint)
     export(run, args.out)
-    print(f"{args.out}: {len(run.class_names)} classes; try: python {args.out}/predict.py IMAGE...")
+    script, dim = os.path.join(args.out, "predict.py"), run.config.channels
+    use = f"try: python {shlex.quote(script)} IMAGE..."
+    if run.config.source == "features":
+        use = f"load() in {script} gives a function of features, float32 [N, 1, 1, {dim}]"
+    print(f"{args.out}: {len(run.class_names)} classes; {use}")
     return 0
 
 

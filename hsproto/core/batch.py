@@ -118,6 +118,8 @@ def with_queue(
     num_classes: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(directions, labels, mask) of the keys and the instances of a queue."""
+    if not isinstance(queue, (tuple, list)) or len(queue) != 2:
+        raise ValueError("queue must be a pair of features and labels")
     queue_features, queue_labels = queue
     dims = keys.shape[1]
     queue_features = numerics.check_features("queue features", queue_features, dims)

@@ -67,7 +67,8 @@ def contact_sheet(
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             figure.savefig(out, dpi=150)
     except (OSError, ValueError) as error:  # ValueError: an unknown suffix
-        raise UserError(f"cannot write {out}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {out}: {reason}") from error
     finally:
         plt.close(figure)
 

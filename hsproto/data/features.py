@@ -91,7 +91,7 @@ class NotFinite:
         if self._count:
             raise UserError(
                 f"{self._rows.name}: {self._count} of {len(self._rows)} rows hold values that are "
-                f"not finite, the first is row {self._first}"
+                f"not finite in float32, the first is row {self._first}"
             )
 
 

@@ -130,10 +130,10 @@ def _rows(array):
 def _checked(array, what, ndim):
     letters = "N, H, W" if ndim == 3 else "H, W"
     if array.dtype != np.uint8:
-        raise UserError(
-            f"{what} of dtype {array.dtype}: pixels are uint8, 0 to 255 (of 0 to 1: "
-            "np.round(255 * images).astype(np.uint8))"
-        )
+        hint = "of 0 to 1: np.round(255 * images).astype(np.uint8)"
+        if array.dtype.kind in "iu":
+            hint = "of 0 to 255: images.astype(np.uint8)"
+        raise UserError(f"{what} of dtype {array.dtype}: pixels are uint8, 0 to 255 ({hint})")
     right = array.ndim == ndim or (array.ndim == ndim + 1 and array.shape[-1] in _CHANNELS)
     if not right or 0 in array.shape[1 if ndim == 3 else 0 :]:
         raise UserError(

@@ -74,3 +74,10 @@ def test_a_queue_of_wrong_shape_is_refused(name):
         call(losses, name, batch, queue=(jnp.ones((3, 4)), labels[:3]))
     with pytest.raises(ValueError, match="labels must have shape"):
         call(losses, name, batch, queue=(features, labels[:-1]))
+
+
+@pytest.mark.parametrize("name", methods.QUEUE_LOSSES)
+def test_a_queue_is_a_pair(name):
+    batch, (features, _) = split(make(4, (ROWS + QUEUED, 5, 6)))
+    with pytest.raises(ValueError, match="queue must be a pair of features and labels"):
+        call(losses, name, batch, queue=features)

@@ -111,6 +111,8 @@ def test_rows_in_parts_give_the_prototypes_of_all_rows(digits):
         (dict(loss="nope"), "loss='nope' must be one of cross_entropy"),
         (dict(temperature=0), "temperature=0 must be a positive number"),
         (dict(hidden_layers=(8, -1)), "hidden_layers=.* must be positive and whole"),
+        (dict(hidden_layers=(-1, 8)), "hidden_layers=.* must be positive and whole"),
+        (dict(hidden_layers=64), r"hidden_layers=64 must be widths, e.g. \(256,\)"),
         (dict(embedding_dim=2.5), "embedding_dim=2.5 must be positive and whole"),
         (dict(loss="dot_regression", embedding_dim=2), "need 3 dimensions"),
         (dict(batch_size=1), "compares the rows of a batch"),

@@ -162,9 +162,9 @@ def changed(array, row, value):
 
 REFUSED = {
     "nan": (lambda a: {"features": changed(a["features"], [3, 7], np.nan)},
-            "2 of 300 rows hold values that are not finite, the first is row 3"),
+            "2 of 300 rows hold values that are not finite in float32, the first is row 3"),
     "too_large": (lambda a: {"features": changed(a["features"].astype(float), 4, 1e300)},
-                  "1 of 300 rows hold values that are not finite"),
+                  "1 of 300 rows hold values that are not finite in float32"),
     "outside": (lambda a: {"labels": changed(a["labels"], 9, 5)},
                 "1 of 300 are not in 0..4 (5 prototypes), e.g. 5 in row 9"),
     "negative": (lambda a: {"labels": changed(a["labels"], 9, -1)},

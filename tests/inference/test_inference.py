@@ -87,6 +87,7 @@ def test_what_is_no_image_is_told(run, digits, tmp_path):
     wrong = {
         "no images": [[], tmp_path.parent / tmp_path.name / "empty", digits[0][:0]],
         "uint8, 0 to 255": [digits[0] / 255, [np.zeros((8, 8))]],
+        r"0 to 255 \(of 0 to 255: images.astype": [digits[0].astype(int)],
         r"looks like one color image": [np.zeros((8, 8, 3), np.uint8)],
         "of shape": [np.zeros((8, 8), np.uint8), np.zeros((2, 8, 8, 5), np.uint8)],
         "of type": [7, [7]],

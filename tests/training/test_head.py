@@ -2,12 +2,14 @@
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import hsproto
 from hsproto import head, train
 from hsproto.cli import COMMANDS
 from hsproto.data import intake
@@ -70,6 +72,19 @@ def test_commands_work_on_it_as_on_any_run(workdir, tmp_path, capsys):
         command(name, f"--workdir={workdir}", *arguments)
     assert "other.npz[49]: " in capsys.readouterr().out
     command("report", workdir, f"--out={tmp_path / 'report'}")
+
+
+def test_what_to_type_next_is_of_features(workdir, file, tmp_path, capsys):
+    head.main([file, f"--workdir={workdir}", "--hidden_layers=64", "--epochs=8"])
+    assert f"predict --workdir={workdir} FILE.npz\n" in capsys.readouterr().out
+    out = tmp_path / "exported"
+    command("export", f"--workdir={workdir}", f"--out={out}")
+    assert "a function of features, float32 [N, 1, 1, 64]\n" in capsys.readouterr().out
+    spec = importlib.util.spec_from_file_location("exported_predict", out / "predict.py")
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    features = np.load(file)["test_features"][:70]
+    labels, _ = module.load()(features.astype(np.float32)[:, None, None, :])
+    np.testing.assert_array_equal(labels, hsproto.load(workdir).predict(features).labels)
 
 
 @pytest.mark.parametrize("name", ["transfer", "robustness"])
