@@ -148,7 +148,8 @@ def test_mistakes_are_written_before_the_run_counts_as_finished(tmp_path, monkey
     for module, name in ((train.summary_lib, "format_table"), (train, "_draw")):
         monkeypatch.setattr(module, name, lambda *_: "")
     splits = SimpleNamespace(train=SimpleNamespace(class_names=()), test=None)
-    train._write_results(default(), str(tmp_path), {}, SimpleNamespace(predictions=[]), splits)
+    evaluation = SimpleNamespace(predictions=SimpleNamespace(margins=[]))
+    train._write_results(default(), str(tmp_path), {}, evaluation, splits)
     assert written == ["mistakes", "summary"]
 
 
