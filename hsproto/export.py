@@ -118,23 +118,30 @@ def predictor(run: inference.Run) -> tuple[dict[str, np.ndarray], jax_export.Exp
     return weights, jax_export.export(jax.jit(call), platforms=PLATFORMS)(shapes, images)
 
 
+def _preprocessing(config):
+    """What is done to images, before the predictor and in it; None for features."""
+    spec, (mean, std) = data_spec(config), normalization(config)
+    if spec.source == "features":
+        return None
+    return {
+        "side": spec.side,
+        "channels": spec.channels,
+        "interpolation": spec.interpolation or INTERPOLATIONS[0],
+        "resize": "the short side to `side`, with antialiasing; the center square",
+        "inside the predictor": {
+            "center_crop": config.image_size,
+            "scale": 1 / 255,
+            "mean": mean,
+            "std": std,
+        },
+    }
+
+
 def _about(run):
-    spec, (mean, std) = data_spec(run.config), normalization(run.config)
     return {
         "class_names": run.class_names,
         "prototypes": np.asarray(run.prototypes).tolist(),
-        "preprocessing": {
-            "side": spec.side,
-            "channels": spec.channels,
-            "interpolation": spec.interpolation or INTERPOLATIONS[0],
-            "resize": "the short side to `side`, with antialiasing; the center square",
-            "inside the predictor": {
-                "center_crop": run.config.image_size,
-                "scale": 1 / 255,
-                "mean": mean,
-                "std": std,
-            },
-        },
+        "preprocessing": _preprocessing(run.config),
         "loss": run.config.loss,
         "step": run.step,
         "metrics": run.metrics,

@@ -37,12 +37,17 @@ def load_digits(spec: DataSpec) -> Splits:
     training set, whatever the seed of the run is.
 
     Raises:
-        UserError: `spec` calls them by another data set's name.
+        UserError: `spec` calls them by another data set's name, or says where they are.
     """
     if spec.dataset != "digits":
         raise UserError(
             f"config key dataset={spec.dataset!r} with source='digits': that source holds "
             "scikit-learn's digits alone. Use dataset=digits, or source=arrays, folder or tfds"
+        )
+    if spec.data_dir:
+        raise UserError(
+            f"config key data_dir={spec.data_dir} with source='digits', which come with "
+            "scikit-learn: leave it out, or use source=arrays, folder or tfds"
         )
     from sklearn.datasets import load_digits  # half a second that other sources need not pay
     from sklearn.model_selection import train_test_split

@@ -144,7 +144,10 @@ def load_state(workdir: str, mesh: Mesh, step: int | None = None) -> tuple[Any, 
         _check_config(workdir, config, checkpoints.metadata(step).get(CONFIG))
         restored = checkpoints.restore(state, step)
     if restored is None:
-        raise UserError(f"--workdir={workdir}: the run has no checkpoint yet")
+        raise UserError(
+            f"--workdir={workdir} holds no checkpoint: `hsproto train` has saved none yet, or the "
+            "folder checkpoints/ was removed"
+        )
     return config, *restored
 
 

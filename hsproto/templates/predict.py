@@ -43,8 +43,14 @@ def read(path):
 
 
 if __name__ == "__main__":
+    if ABOUT["preprocessing"] is None:
+        sys.exit("these are the classes of features: call load() with float32 [N, 1, 1, dims]")
     predict = load()
     for path in sys.argv[1:]:
-        labels, cosines = predict(read(path)[None])
+        try:
+            image = read(path)
+        except OSError as error:
+            sys.exit(f"{path} cannot be read as an image: {error}")
+        labels, cosines = predict(image[None])
         name = ABOUT["class_names"][labels[0]]
         print(f"{path}: {name} {cosines[0, labels[0]]:+.3f}")

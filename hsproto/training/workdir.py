@@ -81,6 +81,8 @@ def check_same_run(workdir: str, config: ConfigDict, earlier: ConfigDict) -> Non
     changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
     if changed:
         values = ", ".join(f"{k}={earlier[k]!r} there, {config[k]!r} here" for k in changed)
+        renamed = f", or dataset={earlier.dataset} if only the data's file was renamed"
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({values}); use another workdir"
+            f"{renamed * (changed == ['dataset'])}"
         )
