@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from hsproto import config as config_lib
-from hsproto import losses
+from hsproto import config_checks, losses
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import state as state_lib
 from hsproto.training import step as step_lib
@@ -102,7 +102,7 @@ def train_step(mesh, **values):
     config = config_lib.default()
     config.update(dict(dataset="cifar10", num_classes=10, num_examples=50_000))
     config.update(values)
-    config_lib.validate(config)
+    config_checks.validate(config)
     n, batch = config.microbatches, config.batch_size
     rows = (batch,) if n == 1 else (n, batch // n)
     where = mesh_lib.over_batch(mesh, axis=int(n > 1))

@@ -234,6 +234,7 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
     from ml_collections import config_flags
 
     from hsproto import config as config_lib
+    from hsproto import config_checks
 
     name, colon, argument = location.partition(":")
     path = packaged.path_of(name)
@@ -252,7 +253,7 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Any:
             key, _, text = override.removeprefix("--config.").partition("=")
             config_lib.set_value(config, key, text)
         # A config file that cannot be loaded raises at the first access of a key, not before.
-        config_lib.validate(config)
+        config_checks.validate(config)
     except UserError as error:
         raise _innermost(error) from None
     except Exception as error:  # a recipe is user code and may raise anything

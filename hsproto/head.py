@@ -25,7 +25,7 @@ import tempfile
 from typing import Any
 
 from hsproto import config as config_lib
-from hsproto import recipes, train
+from hsproto import config_checks, recipes, train
 from hsproto.data.features import read_features
 from hsproto.methods import LOSSES
 from hsproto.parallel import processes
@@ -74,7 +74,7 @@ def make_config(path: str, values: dict[str, str]) -> Any:
         # A power of two, which most numbers of devices divide.
         config.batch_size = min(config.batch_size, 1 << max(left.bit_length() - 2, 0))
     _spread_evaluations(config)
-    config_lib.validate(config)
+    config_checks.validate(config)
     for note in found.notes:
         log_main(f"note: {note}")
     return config

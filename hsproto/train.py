@@ -21,6 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.data import check as check_lib
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
@@ -127,7 +128,7 @@ def _find(config, workdir):
     config = load_lib.resolve(config, splits, earlier)
     if earlier is not None:
         workdir_lib.check_same_run(workdir, config, earlier)
-    config_lib.validate(config)
+    config_checks.validate(config)
     processes.agree({"from the data": {key: config[key] for key in _FROM_DATA}})
     architecture.validate(config, config.num_classes)
     return _Found(config, splits, data, weights)
@@ -296,7 +297,7 @@ def _draw(workdir):
 
 def _check(config, mesh):
     """Check what needs no data."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     if config.tensorboard:
         check_tensorboard()
     key = "batch_size" if config.microbatches == 1 else "batch_size / microbatches"

@@ -5,7 +5,7 @@ import argparse
 import pytest
 from small_runs import ROOT
 
-from hsproto import cli
+from hsproto import cli, config_checks
 from hsproto import config as config_lib
 from hsproto.errors import UserError
 
@@ -15,7 +15,7 @@ RECIPES = sorted(p.stem for p in (ROOT / "configs").glob("*.py"))
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_is_valid_and_opens_with_its_command(recipe):
     config = cli.load_config(f"{ROOT}/configs/{recipe}.py")
-    config_lib.validate(config)
+    config_checks.validate(config)
     text = (ROOT / f"configs/{recipe}.py").read_text()
     assert f"configs/{recipe}.py" in text.split('"""')[1]
     assert "hsproto train" in text.split('"""')[1]
@@ -84,7 +84,7 @@ def test_values_that_cannot_run_are_refused(argument):
     key = argument.split(",")[-1].partition("=")[0]
     config = config_lib.with_argument(config_lib.default(), argument)
     with pytest.raises(UserError, match=f"{key}|decay_epochs|warmup_epochs"):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_json_keeps_every_value_and_type():
@@ -151,6 +151,6 @@ def test_a_loss_without_any_negative_is_refused(loss):
     for argument in ("batch_size=1", "batch_size=8,loss_groups=8"):
         config = config_lib.with_argument(config_lib.default(), f"loss={loss},{argument}")
         with pytest.raises(UserError, match="leave each image without any"):
-            config_lib.validate(config)
+            config_checks.validate(config)
     config.loss = "normface"
-    config_lib.validate(config)
+    config_checks.validate(config)

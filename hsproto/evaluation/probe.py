@@ -23,7 +23,7 @@ import optax
 from jax.sharding import Mesh
 
 from hsproto import config as config_lib
-from hsproto import losses
+from hsproto import config_checks, losses
 from hsproto.data import augment, loader, sampler
 from hsproto.errors import UserError
 from hsproto.evaluation import command
@@ -59,7 +59,7 @@ def probe_config(config: Any, method: str, protocol: Protocol) -> Any:
     config.warmup_epochs = config.weight_decay = config.logit_adjustment = 0.0
     config.jitter = (0.0, 0.0, 0.0, 0.0)
     config.grayscale_probability = config.blur_probability = 0.0
-    config_lib.validate(config)
+    config_checks.validate(config)
     return config
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hsproto import config as config_lib
-from hsproto import prototypes
+from hsproto import config_checks, prototypes
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader
@@ -41,7 +41,7 @@ class TrainedRun:
         self._workdir = workdir
         self.config, state, self.step = load_state(workdir, self.mesh, checkpoint)
         self.config.data_dir = data_dir or self.config.data_dir
-        config_lib.validate(self.config)
+        config_checks.validate(self.config)
         mesh_lib.check_divisible("eval_batch_size", self.config.eval_batch_size, self.mesh)
         self.variables = state.variables
         self._evaluator = Evaluator(self.config, None, self.mesh)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.errors import UserError, one_line
 from hsproto.evaluation.evaluator import Evaluator
 from hsproto.hardware import collectives, data_sizes, hlo, products
@@ -58,7 +59,7 @@ class Program(NamedTuple):
 
 def check(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     """Raise UserError for a config that could not be trained on the mesh."""
-    config_lib.validate(config)
+    config_checks.validate(config)
     rows = config.batch_size // config.microbatches
     key = "batch_size" if config.microbatches == 1 else "batch_size / microbatches"
     mesh_lib.check_divisible(key, rows, mesh)

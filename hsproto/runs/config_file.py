@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.errors import UserError, one_line
 from hsproto.models import architecture
 from hsproto.runs import reading
@@ -37,7 +38,7 @@ def read(workdir: str) -> ConfigDict | None:
         return None
     config = config_lib.from_stored(read_values(workdir))
     with _of_another_version(os.path.join(workdir, NAME)):
-        config_lib.validate(config)
+        config_checks.validate(config)
     return config
 
 
@@ -63,7 +64,7 @@ def check(path: str, values: dict[str, Any], place: str = "") -> None:
             )
     reading.check(path, values, reading.Object(_KINDS, required=REQUIRED), place)
     with _of_another_version(path):
-        config_lib.check_values(values)
+        config_checks.check_values(values)
         architecture.validate(SimpleNamespace(**config_lib.with_defaults(values)))
 
 

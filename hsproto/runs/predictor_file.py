@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.errors import UserError
 from hsproto.models import architecture
 from hsproto.runs import config_file, reading
@@ -100,7 +101,7 @@ def read(folder: str) -> Predictor:
         raise reading.Unreadable(f"{path} was written by a newer version of hsproto")
     config_file.check(path, content["config"], "config")
     config = config_lib.from_stored(content["config"])
-    config_lib.validate(config)
+    config_checks.validate(config)
     prototypes, bias = arrays["prototypes"], arrays.get("bias")
     _check_array(path, "prototypes", prototypes, (len(names), architecture.output_dim(config)))
     if bias is not None:

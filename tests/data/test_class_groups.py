@@ -8,7 +8,7 @@ from PIL import Image
 from small_runs import ROOT, merged, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import train
+from hsproto import config_checks, train
 from hsproto.cli import load_config
 from hsproto.data import class_lists
 from hsproto.data import load as load_lib
@@ -143,7 +143,7 @@ def test_a_prepared_tfds_set_is_grouped_by_its_labels(tmp_path):
 
 def test_other_names_and_other_data_are_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="class_groups='fine' must be one of: nothing, cifar100_co"):
-        config_lib.validate(config_of("", "class_groups=fine"))
+        config_checks.validate(config_of("", "class_groups=fine"))
     for names, told in (
         (FINE[1:], "lack 'apple':"),
         ((*FINE, "zebra"), "have 'zebra':"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.data import folder, listing
 from hsproto.data import load as load_lib
 from hsproto.data.source import data_spec
@@ -182,4 +183,4 @@ def test_a_share_that_is_none_or_of_another_source_is_refused():
         config = config_of("there", **changes) if "source" not in changes else config_of("there")
         config.update(changes)
         with pytest.raises(UserError, match="validation_share"):
-            config_lib.validate(config)
+            config_checks.validate(config)

@@ -13,7 +13,7 @@ from PIL import Image
 from small_runs import ROOT, outcome, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import evaluate, losses, report, train
+from hsproto import config_checks, evaluate, losses, report, train
 from hsproto.cli import load_config
 from hsproto.core import simplex
 from hsproto.data import load as load_lib
@@ -141,7 +141,7 @@ def test_a_class_that_would_lose_every_image_is_named():
 def test_values_that_make_no_sense_are_refused(argument, told):
     config = config_lib.with_argument(config_lib.default(), argument)
     with pytest.raises(UserError, match=told):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_runs_that_are_older_than_the_keys_hold_all_images():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsproto import config as config_lib
+from hsproto import config_checks
 from hsproto.data import sampler
 from hsproto.errors import UserError
 
@@ -194,7 +195,7 @@ def test_what_images_per_class_needs_is_said(values, message):
     config = config_lib.default()
     config.update({"images_per_class": 4, **values})
     with pytest.raises(UserError, match=f"images_per_class=4 {message}"):
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 def test_images_per_class_makes_groups():

@@ -6,7 +6,7 @@ from PIL import Image
 from small_runs import tiny
 
 from hsproto import config as config_lib
-from hsproto import train
+from hsproto import config_checks, train
 from hsproto.cli import load_config
 from hsproto.data import load as load_lib
 from hsproto.data import loader
@@ -113,4 +113,4 @@ def test_the_key_goes_with_image_files_only():
     config = load_config(tiny())
     config.skip_unreadable = True
     with pytest.raises(UserError, match="skip_unreadable"):
-        config_lib.validate(config)
+        config_checks.validate(config)

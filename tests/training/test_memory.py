@@ -7,7 +7,7 @@ import pytest
 from small_runs import tiny_config
 
 from hsproto import config as config_lib
-from hsproto import train
+from hsproto import config_checks, train
 from hsproto.errors import UserError
 from hsproto.models import architecture
 from hsproto.parallel import mesh as mesh_lib
@@ -26,10 +26,10 @@ OF_TYPE = {
 def checked(argument, classes=10, images=1437):
     """What `train` does with a config before it allocates anything."""
     config = config_lib.with_argument(config_lib.default(), argument)
-    config_lib.validate(config)
+    config_checks.validate(config)
     architecture.validate(config)
     config.num_classes, config.num_examples = classes, images
-    config_lib.validate(config)
+    config_checks.validate(config)
     architecture.validate(config, classes)
     config_lib.total_steps(config)
     mesh = mesh_lib.make_mesh()

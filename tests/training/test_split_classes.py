@@ -8,8 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from hsproto import config as config_lib
-from hsproto import head, prototypes, train
+from hsproto import config_checks, head, prototypes, train
 from hsproto.data import load as load_lib
 from hsproto.data import loader
 from hsproto.errors import UserError
@@ -42,7 +41,7 @@ def opened(file, **values):
     config = head.make_config(file, {key: str(value) for key, value in given.items()})
     splits = load_lib.load_splits(config)
     config = load_lib.resolve(config, splits)
-    config_lib.validate(config)
+    config_checks.validate(config)
     return config, splits
 
 

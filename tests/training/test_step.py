@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from small_runs import ROOT, tiny_config
 
 from hsproto import config as config_lib
-from hsproto import losses, methods
+from hsproto import config_checks, losses, methods
 from hsproto.data import augment, loader
 from hsproto.data import load as load_lib
 from hsproto.errors import UserError
@@ -206,7 +206,7 @@ def test_microbatches_need_the_backbones_memory_of_one():
 )
 def test_groups_that_do_not_divide_the_batch_are_refused(argument, told):
     with pytest.raises(UserError, match=told):
-        config_lib.validate(tiny_config("digits", f"{PLAIN},{argument}"))
+        config_checks.validate(tiny_config("digits", f"{PLAIN},{argument}"))
 
 
 def exchanged(compiled):

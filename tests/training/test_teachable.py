@@ -7,7 +7,7 @@ import pytest
 from small_runs import tiny_config
 
 from hsproto import config as config_lib
-from hsproto import train
+from hsproto import config_checks, train
 from hsproto.errors import UserError
 from hsproto.methods import LOSSES
 from hsproto.models.model import Outputs
@@ -37,7 +37,7 @@ def test_a_part_of_the_batch_is_refused_where_its_loss_is_not_valid(loss, images
     (_, valid), slope = jax.jit(jax.value_and_grad(of, has_aux=True))(features)
     teaches = bool(valid.any() and jnp.any(jnp.abs(slope) > 1e-6))
     try:
-        config_lib.validate(config)
+        config_checks.validate(config)
     except UserError as error:
         assert "without any" in str(error) and not teaches
     else:
@@ -50,9 +50,9 @@ def test_batch_norm_of_single_rows_is_refused():
             config_lib.default(), f"loss=normface,embedding=signed_bn,{argument}"
         )
         with pytest.raises(UserError, match="normalizes over at least 2 rows"):
-            config_lib.validate(config)
+            config_checks.validate(config)
     config.batch_size = 8
-    config_lib.validate(config)
+    config_checks.validate(config)
 
 
 def test_a_class_without_images_is_refused_before_the_workdir_is_claimed(tmp_path):
