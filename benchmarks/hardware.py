@@ -135,7 +135,7 @@ HEAD = """# Recipes on TPUs and GPUs
 step and the evaluation of each recipe from shapes alone, as `hsproto compile` does. No chip has run
 them. Memory, traffic and collectives are read from the compiled programs, and FLOPs from the traced
 ones. **The time of a step is a bound from published peaks and not a measurement**: a run is slower.
-A dash is what has not been compiled, or what a compiler does not tell. Traffic on GPUs is that of
+A dash is what a compiler does not tell. Traffic on GPUs is that of
 the arrays that the program's operations name, as their compiler does not count it; caches may save
 some of it, so that there the bound is an estimate where memory limits.
 """
@@ -146,18 +146,19 @@ def _recipes_table(results):
         "recipe", "on", "fits", "GiB a chip", "GFLOP a chip", "traffic, GB a chip",
         "exchanges, MB a chip", "bound, ms", "limited by", "images/s at most", "hours at least",
     )  # fmt: skip
-    rows = []
-    for case in cases():
-        if case.recipe.startswith("loss "):
-            continue
-        result = results.get(case.name)
-        rows.append((f"`{case.recipe}`", case.topology, *_cells(result)))
-    return f"## Recipes\n\nMemory, FLOPs and bytes are those of a step.\n\n{_table(columns, rows)}"
+    wanted = [case for case in cases() if not case.recipe.startswith("loss ")]
+    rows = [
+        (f"`{case.recipe}`", case.topology, *_cells(results[case.name]))
+        for case in wanted
+        if case.name in results
+    ]
+    return (
+        f"## Recipes\n\n{len(rows)} of {len(wanted)} cases have been compiled. "
+        f"Memory, FLOPs and bytes are those of a step.\n\n{_table(columns, rows)}"
+    )
 
 
 def _cells(result):
-    if result is None:
-        return ("-",) * 9
     if "error" in result:
         return (f"refused: {result['error']}", *("-",) * 8)
     bound = result["bound"]
