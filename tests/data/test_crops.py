@@ -139,7 +139,7 @@ def test_the_crop_is_on_the_host_where_whole_pictures_are_streamed(folder):
         "placement=resident,crop_on=host": "host",
         "crop_on=device": "device",
         "crop_scale=1/1": "device",
-        "source=digits,channels=1": "device",
+        "source=digits,channels=1,data_dir=": "device",
     }
     assert {argument: make_config(folder, argument)[0].crop_on for argument in places} == places
 

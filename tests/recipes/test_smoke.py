@@ -33,7 +33,7 @@ from hsproto.training import step as step_lib
 SHRUNK = {"width", "batch_size", "epochs", "warmup_epochs", "image_size", "load_size"}
 SHRUNK |= {"eval_batch_size", "eval_every_epochs", "checkpoint_every_epochs", "log_every"}
 OF_THE_DATA = {"dataset", "source", "data_dir", "placement", "imbalance_factor", "crop_on"}
-OF_THE_DATA |= {"num_classes", "num_examples", "mean", "std"}
+OF_THE_DATA |= {"num_classes", "num_examples", "mean", "std", "interpolation"}
 GEOMETRY = {"instance_alignment", "weight_alignment", "class_alignment", "nc1", "nc2_equinorm"}
 GEOMETRY |= {"nc2_equiangular", "nc3", "nc4", "cdnv", "erank_inter", "erank_weights", "mir", "hdr"}
 
