@@ -28,6 +28,8 @@ import time
 
 import measuring
 
+from hsproto.runs.files import write_text
+
 ROOT = pathlib.Path(__file__).parents[1]
 # Most important first; SCL embeds two views of each image.
 LOSSES = (
@@ -41,7 +43,7 @@ LOSSES = (
 )
 VIEWS = {"scl": 2}
 TIMED_EPOCHS = 2
-LIMITS = {"check": 240, "throughput": 600}  # seconds
+LIMITS = {"device_check": 240, "throughput": 600}  # seconds
 _TO_SAVE = 60  # seconds that a run has to save its state when it is told to stop
 
 
@@ -84,19 +86,12 @@ def read(path):
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def write(path, content):
-    new = path.with_suffix(".new")
-    new.write_text(json.dumps(content, indent=1))
-    new.replace(path)
-
-
 def measured(name, options, clock, extra):
     """The report of benchmarks/`name`.py, which is written once; else {"failed": why}."""
     path = options.out / f"{name}.json"
     if not (options.out / f"{name}.done").is_file():
         command = [sys.executable, f"benchmarks/{name}.py", f"--out={path}", *extra]
-        part = "check" if name == "device_check" else name
-        done = run(name, command, options.out, min(LIMITS[part], clock.left()))
+        done = run(name, command, options.out, min(LIMITS[name], clock.left()))
         # 1 from the check says that a number is wrong, which is a result.
         if done["status"] == "status 0" or (name == "device_check" and path.is_file()):
             (options.out / f"{name}.done").touch()
@@ -166,7 +161,7 @@ def plan(options, clock):
     }
     if epochs < 1:
         return {"failed": {**known, "status": "no time for an epoch of each loss"}}
-    write(path, known)
+    write_text(path, json.dumps(known, indent=1))
     return known
 
 
@@ -244,8 +239,8 @@ def main():
     report = {"command": " ".join(["python", *sys.argv]), "toy": options.toy}
 
     def keep():
-        write(options.out / "half_hour.json", report)
-        (options.out / "half_hour.md").write_text(markdown(report))
+        write_text(options.out / "half_hour.json", json.dumps(report, indent=1))
+        write_text(options.out / "half_hour.md", markdown(report))
 
     report |= dict.fromkeys(("check", "throughput", "train"), {"rows": []})
     report["check"] = measured("device_check", options, clock, small)

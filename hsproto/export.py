@@ -37,7 +37,6 @@ import safetensors.numpy
 from jax import export as jax_export
 
 from hsproto import inference
-from hsproto.config import INTERPOLATIONS
 from hsproto.data.source import data_spec, normalization
 from hsproto.errors import UserError
 from hsproto.runs.files import to_json
@@ -126,7 +125,7 @@ def _preprocessing(config):
     return {
         "side": spec.side,
         "channels": spec.channels,
-        "interpolation": spec.interpolation or INTERPOLATIONS[0],
+        "interpolation": spec.resample.name.lower(),
         "resize": "the short side to `side`, with antialiasing; the center square",
         "inside the predictor": {
             "center_crop": config.image_size,

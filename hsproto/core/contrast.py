@@ -1,6 +1,7 @@
 """Log-sum-exps over classes and over the rows of a batch, in one piece or in blocks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -117,10 +118,6 @@ def over_classes(
     size = block_size(count, batch.class_block or count)
     number = -(-count // size)
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, number * size - count)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(number, size, *x.shape[1:])
-
     def of_block(carry: Any, block: tuple[jax.Array, jax.Array | None, Any]) -> tuple[Any, Any]:
         ids, soft, columns = block
         labels = batch.labels[:, None] == ids[None, :] if soft is None else soft.T
@@ -130,9 +127,16 @@ def over_classes(
     soft = batch.labels.T if batch.soft else None
     if number == 1:
         return of_block(carry, (ids, soft, columns))
+    split = functools.partial(blocks_of, number=number, size=size)
     blocks = ids.reshape(number, size), *jax.tree.map(split, (soft, columns))
     carry, parts = lax.scan(jax.checkpoint(of_block, prevent_cse=False), carry, blocks)
     return carry, jax.tree.map(lambda x: x.reshape(-1)[:count], parts)
+
+
+def blocks_of(x: jax.Array, number: int, size: int) -> jax.Array:
+    """Return an array [count, ...] as [number, size, ...], filled up with zeros."""
+    x = jnp.pad(x, [(0, number * size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+    return x.reshape(number, size, *x.shape[1:])
 
 
 def block_size(count: int, most: int) -> int:
@@ -164,9 +168,6 @@ def in_blocks(
     count = rows[0].shape[0]
     blocks = -(-count // block_size)
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, blocks * block_size - count)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(blocks, block_size, *x.shape[1:])
-
+    split = functools.partial(blocks_of, number=blocks, size=block_size)
     out = lax.map(jax.checkpoint(function), jax.tree.map(split, rows))
     return out.reshape(-1)[:count]

@@ -1,5 +1,6 @@
 """The class of the highest score, in blocks of classes and over devices that share them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hsproto.core.contrast import block_size
+from hsproto.core.contrast import block_size, blocks_of
 from hsproto.core.meshes import AxisName
 
 
@@ -46,14 +47,11 @@ def best_class(
             jnp.where(higher, new, old) for new, old in zip(found, best, strict=True)
         ), None
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, number * size - count)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(number, size, *x.shape[1:])
-
     if number == 1:
         peak, label = best_of(0, columns)
     else:
         firsts = size * jnp.arange(number, dtype=jnp.int32)
+        split = functools.partial(blocks_of, number=number, size=size)
         blocks = firsts, jax.tree.map(split, columns)
         start = best_of(*jax.tree.map(lambda x: x[0], blocks))
         (peak, label), _ = lax.scan(step, start, jax.tree.map(lambda x: x[1:], blocks))

@@ -129,20 +129,17 @@ def class_ids(labels: ArrayLike, num_classes: int | None = None) -> jax.Array:
     if isinstance(labels, jax.Array):
         return _class_ids_on_device(labels, num_classes)
     # On the host: arrays of 64 bits wrap on their way to a device.
-    labels = np.asarray(labels)
-    if num_classes is None and jnp.result_type(labels) == jnp.int64:
-        return jnp.asarray(np.maximum(labels, -1))
-    return jnp.asarray(_class_ids(labels, num_classes, np))
+    return jnp.asarray(_class_ids(np.asarray(labels), num_classes, np))
 
 
-@functools.partial(jax.jit, static_argnums=1, inline=True)
+@functools.partial(inlined, static_argnums=1)
 def _class_ids_on_device(labels, num_classes):
-    if num_classes is None and labels.dtype == jnp.int64:
-        return jnp.maximum(labels, -1)
     return _class_ids(labels, num_classes, jnp)
 
 
 def _class_ids(labels, num_classes, xp):
+    if num_classes is None and jnp.result_type(labels) == jnp.int64:
+        return xp.maximum(labels, -1)
     num_classes = 2**31 - 1 if num_classes is None else num_classes
     # Compared before the cast, which wraps.
     outside = labels < 0

@@ -29,13 +29,9 @@ def predict(
             return _scores(config, features, *columns)
 
         return best_class(scores_of, (weights, bias), config.class_block or None, model_axis)
-    if config.loss == "cross_entropy":
-        logits = matmul(features, weights.T)
-    elif bias is None:
+    if config.loss != "cross_entropy" and bias is None:
         return prototypes.predict(features, weights)
-    else:
-        logits = prototypes.logits(features, weights, temperature=config.temperature)
-    return jnp.argmax(logits if bias is None else logits + bias[None, :], axis=1)
+    return jnp.argmax(_scores(config, features, weights, bias), axis=1)
 
 
 def _scores(config, features, weights, bias):
