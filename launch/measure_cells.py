@@ -1,0 +1,152 @@
+"""What `protocol.py` asks of a trained head beside accuracy and geometry."""
+
+import json
+import pathlib
+
+import numpy as np
+from protocol import CLASSES, NEW_CLASSES, SHOTS, Cell
+from sklearn.linear_model import LogisticRegression
+
+from hsproto import inference
+from hsproto.evaluation import calibration, ood, retrieval
+
+TRANSFER_ROWS = 5000  # of each other set, the first of each class
+STRENGTHS = (1.0, 10.0, 100.0)  # 1/λ of logistic regression on embeddings of unit length
+_PART = 10_000
+
+
+class Set:
+    """The features of a set and their embeddings by a run."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+
+    def array(self, name: str) -> np.ndarray:
+        return np.load(self._folder / f"{name}.npy", mmap_mode="r")
+
+    def embedded(self, run: inference.Run, prefix: str, rows: np.ndarray) -> np.ndarray:
+        """Return float32 [len(rows), D], of unit length."""
+        features = self.array(f"{prefix}features")
+        parts = [features[rows[i : i + _PART]] for i in range(0, len(rows), _PART)]
+        return np.concatenate([run.embed(np.asarray(part)) for part in parts])
+
+
+def measure(cell: Cell, features: pathlib.Path, workdir: pathlib.Path) -> dict[str, float]:
+    """Return {metric: value} of what the cell asks for, of its trained run."""
+    found = {}
+    for name in cell.measure:
+        found |= _MEASURES[name](cell, features, workdir)
+    return found
+
+
+def _stored(workdir, name):
+    return json.loads((workdir / f"{name}.json").read_text())
+
+
+def _calibration(cell, features, workdir):
+    calibration.main([f"--workdir={workdir}"])
+    found = _stored(workdir, "calibration")
+    return {"ece": found["before"]["ece"], "ece_fitted": found["after"]["ece"]}
+
+
+def _retrieval(cell, features, workdir):
+    retrieval.main([f"--workdir={workdir}"])
+    found = _stored(workdir, "retrieval")
+    return {"recall@1": found["recall@1"], "map@r": found["map@r"]}
+
+
+def _others(cell):
+    return [name for name in CLASSES if name != cell.set]
+
+
+def _ood(cell, features, workdir):
+    """Against the test sets of the others; CIFAR-10 and 100 share no class, but scenes."""
+    found = {}
+    for other in _others(cell):
+        path = workdir / "other.npz"
+        rows = np.load(features / other / "test_features.npy")
+        np.savez(path, features=rows)
+        ood.main([f"--workdir={workdir}", "--other", str(path)])
+        path.unlink()
+        (scores,) = _stored(workdir, "ood")["results"].values()
+        found |= {f"ood_{score}_{other}": values["auroc"] for score, values in scores.items()}
+    return found
+
+
+def _transfer(cell, features, workdir):
+    """Logistic regression on the frozen embedding of the other sets."""
+    run = inference.load(str(workdir))
+    return {f"transfer_{name}": _transferred(run, Set(features / name)) for name in _others(cell)}
+
+
+def _transferred(run, data):
+    labels = np.asarray(data.array("labels"))
+    rows = _first_of_each(labels, TRANSFER_ROWS // len(np.unique(labels)))
+    train = data.embedded(run, "", rows)
+    test_labels = np.asarray(data.array("test_labels"))
+    test = data.embedded(run, "test_", np.arange(len(test_labels)))
+    held_out = np.arange(len(rows)) % 5 == 0
+
+    def fitted(strength, where):
+        model = LogisticRegression(C=strength, max_iter=200)
+        return model.fit(train[where], labels[rows][where])
+
+    def on_held_out(strength):
+        return fitted(strength, ~held_out).score(train[held_out], labels[rows][held_out])
+
+    best = max(STRENGTHS, key=on_held_out)
+    return float(fitted(best, np.ones(len(rows), bool)).score(test, test_labels))
+
+
+def _first_of_each(labels, count):
+    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
+
+
+def _new_classes(cell, features, workdir):
+    """All classes by class means; those of the classes not trained on from a few shots.
+
+    The few rows are drawn by the seed. Class means classify for every loss, so that they compare.
+    """
+    run, data = inference.load(str(workdir)), Set(features / cell.set)
+    labels, test_labels = (np.asarray(data.array(f"{p}labels")) for p in ("", "test_"))
+    test = data.embedded(run, "test_", np.arange(len(test_labels)))
+    train = data.embedded(run, "", np.arange(len(labels)))
+    known = CLASSES[cell.set] - NEW_CLASSES
+    random, found = np.random.default_rng(cell.number), {}
+    orders = {c: random.permutation(np.flatnonzero(labels == c)) for c in range(known, known + 10)}
+    for shots in (*SHOTS, 0):  # 0: all rows
+        rows = [
+            np.flatnonzero(labels == c) if c < known else orders[c][: shots or None]
+            for c in range(known + NEW_CLASSES)
+        ]
+        means = _unit(np.stack([train[own].mean(axis=0) for own in rows]))
+        right = (test @ means.T).argmax(axis=1) == test_labels
+        name = f"{shots}_shot" if shots else "all_shots"
+        new = test_labels >= known
+        found |= {f"new_{name}": right[new].mean(), f"old_{name}": right[~new].mean()}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _fine_classes(cell, features, workdir):
+    """The 100 classes by class means in an embedding that was trained on their 20 groups."""
+    run, data = inference.load(str(workdir)), Set(features / cell.set)
+    labels, test_labels = (np.asarray(data.array(f"{p}labels")) for p in ("", "test_"))
+    train = data.embedded(run, "", np.arange(len(labels)))
+    test = data.embedded(run, "test_", np.arange(len(test_labels)))
+    means = np.stack([train[labels == c].mean(axis=0) for c in range(CLASSES[cell.set])])
+    right = (test @ _unit(means).T).argmax(axis=1) == test_labels
+    return {"fine_class_means": float(right.mean())}
+
+
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+_MEASURES = {
+    "calibration": _calibration,
+    "retrieval": _retrieval,
+    "ood": _ood,
+    "transfer": _transfer,
+    "new_classes": _new_classes,
+    "fine_classes": _fine_classes,
+}

@@ -1,0 +1,245 @@
+"""What the studies behind docs/results compare, fixed before any of their runs: data and values.
+
+docs/results/protocol.md is the same in words. A cell is one training run; its name is that of its
+workdir. Trials choose a method's values on held-out rows of the training set, so that no test set
+is read for them; all runs that count use what was chosen.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+TRIALS = 12  # of each method on each set
+SEEDS = range(5)
+HELD_OUT = 0.1  # of the training rows of each class, in trials
+
+
+class Range(NamedTuple):
+    """Where a value is drawn from, evenly in its logarithm."""
+
+    low: float
+    high: float
+
+    def at(self, share: float) -> float:
+        return self.low * (self.high / self.low) ** share
+
+
+class Method(NamedTuple):
+    """A loss with what is searched for it.
+
+    Attributes:
+        title: Its name in tables.
+        values: Keys of the config that make it.
+        search: The ranges of the keys whose values trials draw.
+    """
+
+    title: str
+    values: dict[str, str]
+    search: dict[str, Range]
+
+
+_DECAY = {"weight_decay": Range(1e-6, 1e-3)}
+# Rates are per 256 rows. The ranges were placed by the pilot that protocol.md tells of.
+_SPHERE = {"base_lr": Range(0.01, 1.0), "temperature": Range(0.03, 0.3)} | _DECAY
+_CROSS_ENTROPY = {"base_lr": Range(0.005, 0.5)} | _DECAY
+
+METHODS = {
+    "ce": Method("CE", {"loss": "cross_entropy"}, _CROSS_ENTROPY),
+    "ce_smoothed": Method(
+        "CE, label smoothing",
+        {"loss": "cross_entropy"},
+        _CROSS_ENTROPY | {"label_smoothing": Range(0.02, 0.3)},
+    ),
+    "etf_dr": Method("ETF+DR", {"loss": "dot_regression"}, {"base_lr": Range(0.1, 10.0)} | _DECAY),
+    "normface": Method("NormFace", {"loss": "normface"}, _SPHERE),
+    "decoupled_normface": Method("decoupled NormFace", {"loss": "decoupled_normface"}, _SPHERE),
+    "ntce": Method("NTCE", {"loss": "ntce"}, _SPHERE),
+    "nonl": Method("NONL", {"loss": "nonl"}, _SPHERE),
+    "scl_fp": Method("SCL+FP", {"loss": "scl"}, _SPHERE),
+}
+BASELINE = "ce"
+
+
+class Head(NamedTuple):
+    """What stands on the features. `sets` are searched and run with it."""
+
+    title: str
+    values: dict[str, str]
+    sets: tuple[str, ...]
+
+
+SETS = ("cifar100", "cifar10", "fashion_mnist")
+CLASSES = {"cifar100": 100, "cifar10": 10, "fashion_mnist": 10}
+HEADS = {
+    "linear": Head("linear, signed", {"embedding": "signed"}, SETS),
+    "mlp": Head(
+        "hidden layer, ReLU", {"embedding": "pooled", "hidden_layers": "512"}, ("cifar100",)
+    ),
+}
+COMMON = {"epochs": "10", "batch_size": "512"}
+RATIOS = ("0.1", "0.02", "0.01")  # of long tails
+NEW_CLASSES = 10  # of 100: the last, added without training
+SHOTS = (1, 10)
+
+
+class Study(NamedTuple):
+    """A comparison: which variants of the training of which heads, sets and methods.
+
+    Attributes:
+        title: In words.
+        head: Of HEADS.
+        sets: The sets.
+        methods: The methods.
+        variants: {name: further values of the config}, each with all SEEDS.
+        measure: What is measured on each run beside accuracy and geometry, of `measure_cells.py`.
+    """
+
+    title: str
+    head: str
+    sets: tuple[str, ...]
+    methods: tuple[str, ...]
+    variants: dict[str, dict[str, str]]
+    measure: tuple[str, ...] = ()
+
+
+ALL = tuple(METHODS)
+# Of fewer rows: twice the epochs.
+_TAILS = {f"rho={ratio}": {"imbalance_factor": ratio, "epochs": "20"} for ratio in RATIOS}
+# In the order in which they are run.
+STUDIES = {
+    "accuracy": Study(
+        "accuracy and geometry",
+        "linear",
+        SETS,
+        ALL,
+        {"": {}},
+        ("calibration", "retrieval", "ood", "transfer"),
+    ),
+    "longtail": Study("long-tailed training sets", "linear", ("cifar100", "cifar10"), ALL, _TAILS),
+    "longtail_adjusted": Study(
+        "long tails with logit adjustment",
+        "linear",
+        ("cifar100", "cifar10"),
+        ("ce", "normface"),
+        {f"{name},adjusted": values | {"logit_adjustment": "1"} for name, values in _TAILS.items()},
+    ),
+    "longtail_balanced": Study(
+        "long tails with class-balanced batches",
+        "linear",
+        ("cifar100", "cifar10"),
+        ALL,
+        {f"{name},balanced": values | {"sampler": "classes"} for name, values in _TAILS.items()},
+    ),
+    "new_classes": Study(
+        "ten of a hundred classes added without training",
+        "linear",
+        ("cifar100",),
+        ALL,
+        {"first90": {"class_list": "first90"}},
+        ("new_classes",),
+    ),
+    "coarse": Study(
+        "trained on superclasses",
+        "linear",
+        ("cifar100",),
+        ALL,
+        {"coarse": {"class_groups": "cifar100_coarse"}},
+        ("fine_classes",),
+    ),
+    "mlp": Study(
+        "accuracy and geometry behind a hidden layer", "mlp", ("cifar100",), ALL, {"": {}}
+    ),
+}
+
+
+class Cell(NamedTuple):
+    """A training run.
+
+    Attributes:
+        name: Of its workdir.
+        set: The data set.
+        head: Of HEADS.
+        method: Of METHODS.
+        study: Of STUDIES; empty for a trial.
+        variant: Of the study's.
+        number: Of the trial, or the seed.
+        values: Keys of the config, as text.
+        measure: As of the study.
+    """
+
+    name: str
+    set: str
+    head: str
+    method: str
+    study: str
+    variant: str
+    number: int
+    values: dict[str, str]
+    measure: tuple[str, ...] = ()
+
+
+def drawn(method: str, trial: int) -> dict[str, str]:
+    """Return the searched values of a trial: a Halton sequence, the same for all sets."""
+    search = METHODS[method].search
+    return {
+        key: f"{search[key].at(_halton(trial + 1, base)):.4g}"
+        for key, base in zip(search, (2, 3, 5), strict=False)
+    }
+
+
+def _halton(index, base):
+    """The radical inverse of `index`: shares of 0..1 that fill the range evenly."""
+    share, digit = 0.0, 1.0 / base
+    while index:
+        index, rest = divmod(index, base)
+        share += rest * digit
+        digit /= base
+    return share
+
+
+def trials(head: str, dataset: str, method: str) -> list[Cell]:
+    """Return the trials that choose a method's values for a head on a set."""
+    found = []
+    for trial in range(TRIALS):
+        values = COMMON | HEADS[head].values | METHODS[method].values | drawn(method, trial)
+        values |= {"seed": "0", "validation_share": str(HELD_OUT), "snapshot_points": "0"}
+        name = f"trials/{head}/{dataset}/{method}/{trial:02d}"
+        found.append(Cell(name, dataset, head, method, "", "", trial, values))
+    return found
+
+
+def runs(study: str, dataset: str, method: str, chosen: dict[str, str]) -> list[Cell]:
+    """Return the runs of a method that count, with the values that its trials have chosen."""
+    rows = STUDIES[study]
+    found = []
+    for variant, further in rows.variants.items():
+        for seed in SEEDS:
+            values = COMMON | HEADS[rows.head].values | METHODS[method].values | chosen
+            values |= further | {"seed": str(seed), "snapshot_points": "0"}
+            name = f"{study}/{dataset}/{method}/{variant or 'all'},seed={seed}"
+            found.append(
+                Cell(name, dataset, rows.head, method, study, variant, seed, values, rows.measure)
+            )
+    return found
+
+
+def groups(studies: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield the (study, set, method) of studies, in the order in which they are run."""
+    for study in studies:
+        for dataset in STUDIES[study].sets:
+            for method in STUDIES[study].methods:
+                yield study, dataset, method
+
+
+def best(accuracies: list[float | None]) -> int:
+    """Return the trial of the highest accuracy on held-out rows; the first of equal ones.
+
+    A trial that diverged has None.
+
+    Raises:
+        ValueError: All diverged.
+    """
+    found: list[Any] = [-math.inf if value is None else value for value in accuracies]
+    if not any(map(math.isfinite, found)):
+        raise ValueError("every trial diverged")
+    return found.index(max(found))

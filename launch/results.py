@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Run the studies behind docs/results, by the protocol of docs/results/protocol.md.
+
+  python launch/image_features.py --from=NPZ --out=FEATURES
+  python launch/results.py --features=FEATURES --out=runs/results [STUDY ...] [--jobs=2]
+  python launch/results.py --out=runs/results --collect=docs/results/heads.json
+
+First each method's values are chosen by trials, then the study's runs are trained with them and
+measured. Groups of runs share a process; --jobs of these are at work at a time, each on its own
+cores. What is finished is not repeated, so that the same command continues a stopped study; --until
+starts no group after so many minutes. --collect writes what the tables of docs/results are made of:
+`hsproto report docs/results/heads.json --out=DIR` makes them.
+Exit status: 0 if all is finished, 2 for a mistake in the flags, else 1.
+"""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+import protocol
+from interpreter import interpreter
+from jobs import Job, add_flags, flags_mistake, make_parser, make_pool, owned, read_value, usage
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def is_finished(cell, out):
+    folder = out / cell.name
+    last = "measured.json" if cell.measure else "summary.json"
+    return (folder / "failed.json").exists() or (folder / last).exists()
+
+
+def job(name, cells, args):
+    """Return the job that trains and measures cells in one process."""
+    folder = args.out / "groups" / name
+    listed = folder / "cells.json"
+
+    def result():
+        return f"{len(cells)} runs" if all(is_finished(c, args.out) for c in cells) else None
+
+    def begin():
+        work = {"features": str(args.features), "out": str(args.out), "cells": cells}
+        listed.write_text(json.dumps(work, indent=1))
+
+    command = [interpreter(), str(HERE / "train_cells.py"), str(listed)]
+    return Job(command, folder, result, begin)
+
+
+def validation_accuracies(cells, out):
+    """Return the accuracies of trials on held-out rows, None for those that diverged."""
+    return [read_value(out / cell.name / "summary.json", "test", "accuracy") for cell in cells]
+
+
+def trial_jobs(args, groups):
+    """Return {name: job} of the trials that groups of runs need."""
+    found = {}
+    for study, dataset, method in groups:
+        head = protocol.STUDIES[study].head
+        name = f"trials,{head},{dataset},{method}"
+        found[name] = job(name, protocol.trials(head, dataset, method), args)
+    return found
+
+
+def run_jobs(args, groups):
+    """Return {name: job} of the runs of groups whose trials are finished."""
+    found = {}
+    for study, dataset, method in groups:
+        trials = protocol.trials(protocol.STUDIES[study].head, dataset, method)
+        if all(is_finished(cell, args.out) for cell in trials):
+            try:
+                best = protocol.best(validation_accuracies(trials, args.out))
+            except ValueError as error:
+                print(f"{study} {dataset} {method}: {error}")
+                continue
+            cells = protocol.runs(study, dataset, method, protocol.drawn(method, best))
+            found[f"{study},{dataset},{method}"] = job(f"{study},{dataset},{method}", cells, args)
+    return found
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(protocol.STUDIES))
+    parser.add_argument("--features", type=pathlib.Path, help="of launch/image_features.py")
+    parser.add_argument("--sets", help=f"some of {','.join(protocol.SETS)}")
+    parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
+    parser.add_argument("--collect", type=pathlib.Path, metavar="FILE")
+    add_flags(parser, seeds=len(protocol.SEEDS))
+    args = parser.parse_args()
+    args.studies = args.studies or list(protocol.STUDIES)
+    if unknown := [name for name in args.studies if name not in protocol.STUDIES]:
+        return usage(f"STUDY {unknown[0]} must be one of: {', '.join(protocol.STUDIES)}")
+    if mistake := flags_mistake(args):
+        return usage(mistake)
+    if args.seeds != len(protocol.SEEDS):
+        return usage("--seeds is the protocol's")
+    if args.collect:
+        import collect_cells
+
+        return collect_cells.collect(args.out, args.collect)
+    if not args.features:
+        return usage("--features is needed: launch/image_features.py makes them")
+    sets = args.sets.split(",") if args.sets else protocol.SETS
+    args.out, args.features = args.out.resolve(), args.features.resolve()
+    groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
+    end = time.monotonic() + 60 * args.until if args.until else None
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
+    if args.dry_run:
+        for made in trial_jobs(args, groups).values():
+            print(made.describe())
+        return 0
+    pool = make_pool(args)
+    with owned(args.out):
+        jobs = []
+        # Set by set, so that what is finished when it is stopped are whole comparisons.
+        for study, dataset in dict.fromkeys((study, dataset) for study, dataset, _ in groups):
+            chosen = [group for group in groups if group[:2] == (study, dataset)]
+            for make, what in ((trial_jobs, "groups of trials"), (run_jobs, "groups of runs")):
+                if pool.stopping or (end and time.monotonic() > end):
+                    return 1
+                made = make(args, chosen)
+                print(f"{study} {dataset}: ", end="")
+                pool.run(made, what)
+                jobs += made.values()
+    return 0 if all(made.result() is not None for made in jobs) and not pool.stopping else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
