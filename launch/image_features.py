@@ -3,10 +3,10 @@
 
   python launch/image_features.py --from=FOLDER --out=FOLDER [--sets=cifar100,cifar10] [--side=96]
 
-FOLDER/NAME.npz holds train_images, train_labels, test_images, test_labels and class_names. Images are
-resized to --side pixels with bicubic interpolation, grey ones get three channels. Writes OUT/NAME/
-with features.npy [N, 1280] and labels.npy, test_features.npy, test_labels.npy, class_names.npy, as
-`hsproto head` reads them, and made.json with what they were made from. Sets that are there already
+FOLDER/NAME.npz holds train_images, train_labels, test_images, test_labels and class_names. Images
+are resized to --side pixels with bicubic interpolation, grey ones get three channels. Writes
+OUT/NAME/ with features.npy [N, 1280], labels.npy, test_features.npy, test_labels.npy and
+class_names.npy, as `hsproto head` reads them, and made.json with what they were made from. Sets that are there already
 are left as they are. Needs the extras `train` and `photos`; some 200 images/s per core.
 """
 
@@ -64,7 +64,7 @@ def _resized(pixels, side):
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return the rows of the first `count` images of each class, in the set's order; 0: all rows."""
+    """Return the rows of the first `count` images of each class, in order; 0: all."""
     if not count:
         return np.arange(len(labels))
     return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))

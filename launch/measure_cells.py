@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from hsproto import inference
 from hsproto.evaluation import calibration, ood, retrieval
+from hsproto.runs.files import write_npz
 
 TRANSFER_ROWS = 5000  # of each other set, the first of each class
 STRENGTHS = (1.0, 10.0, 100.0)  # 1/λ of logistic regression on embeddings of unit length
@@ -61,16 +62,21 @@ def _others(cell):
 
 def _ood(cell, features, workdir):
     """Against the test sets of the others; CIFAR-10 and 100 share no class, but scenes."""
-    found = {}
-    for other in _others(cell):
-        path = workdir / "other.npz"
-        rows = np.load(features / other / "test_features.npy")
-        np.savez(path, features=rows)
-        ood.main([f"--workdir={workdir}", "--other", str(path)])
-        path.unlink()
-        (scores,) = _stored(workdir, "ood")["results"].values()
-        found |= {f"ood_{score}_{other}": values["auroc"] for score, values in scores.items()}
-    return found
+    paths = {str(_test_set(features, name)): name for name in _others(cell)}
+    ood.main([f"--workdir={workdir}", "--other", *paths])
+    return {
+        f"ood_{score}_{paths[path]}": values["auroc"]
+        for path, scores in _stored(workdir, "ood")["others"].items()
+        for score, values in scores.items()
+    }
+
+
+def _test_set(features, name):
+    """The test features of a set as a file of their own, as `hsproto ood` reads them."""
+    path = features / f"{name}_test.npz"
+    if not path.exists():
+        write_npz(str(path), {"features": np.load(features / name / "test_features.npy")})
+    return path
 
 
 def _transfer(cell, features, workdir):
