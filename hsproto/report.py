@@ -7,6 +7,11 @@ but their seeds are averaged; those that are not finished stand in rows of their
 are damaged or of a newer version are left out, with the reason. OUT/report.md has all tables;
 OUT/tables each of them, as Markdown and as CSV with a line for each value. OUT/index.html shows the
 same and training itself in a browser (`hsproto.reporting.page.page`).
+
+hsproto report docs/results/heads.json --out=report
+
+FILE.json holds the condensed runs of a study (`hsproto.reporting.claims.records`): OUT/report.md
+has verdicts on the paper's claims and all tables, OUT/tables each of them.
 """
 
 import sys
@@ -23,6 +28,8 @@ from hsproto.metrics import LONG_TAIL, METRICS, format_number
 from hsproto.reporting import grouping
 from hsproto.reporting import left_out as left_out_lib
 from hsproto.reporting import table as table_lib
+from hsproto.reporting.claims import records as records_lib
+from hsproto.reporting.claims import tables as claims_tables
 from hsproto.reporting.figures import runs as run_figures
 from hsproto.reporting.page import page
 from hsproto.reporting.tables import training as training_tables
@@ -56,12 +63,14 @@ def main(argv):
         type=cli.local_path,
         nargs="+",
         metavar="DIR",
-        help="a workdir, or a folder of some",
+        help="a workdir, or a folder of some; or a study's file",
     )
     parser.add_argument(
         "--out", type=cli.local_path, required=True, help="folder for the page, tables and pictures"
     )
     args = parser.parse_args(argv)
+    if any(path.endswith(".json") for path in args.workdirs):
+        return _study(args)
     for path in args.workdirs:
         if not os.path.isdir(path):
             raise UserError(f"{path}: no such folder, so there is no run in it")
@@ -71,10 +80,7 @@ def main(argv):
 
     distinct, duplicates = grouping.drop_duplicates(runs)
     tables = training_tables.build(distinct)
-    for table in tables + ([left_out_lib.table(left_out)] if left_out else []):
-        path = os.path.join(args.out, "tables", table.name)
-        write_text(f"{path}.md", table_lib.to_markdown(table))
-        write_text(f"{path}.csv", table_lib.to_csv(table))
+    _write_tables(tables + ([left_out_lib.table(left_out)] if left_out else []), args.out)
     finished = [run for run in runs if run.summary]
     figures = run_figures.write_all(distinct, os.path.join(args.out, "figures"))
     alone = finished if len(runs) <= MOST_SHOWN_ALONE else []
@@ -95,6 +101,30 @@ def main(argv):
     write_text(path, "\n".join([head, *(f"{table_lib.escape(r)}\n" for r in remarks), *sections]))
     written = page.write(distinct, args.out, LONG_TAIL | METRICS, unread + _remarks([], duplicates))
     print(path, written[0], sep="\n")
+    return 0
+
+
+def _write_tables(tables, out):
+    for table in tables:
+        path = os.path.join(out, "tables", table.name)
+        write_text(f"{path}.md", table_lib.to_markdown(table))
+        write_text(f"{path}.csv", table_lib.to_csv(table))
+
+
+def _study(args):
+    """Write the tables of a study's condensed runs."""
+    if len(args.workdirs) > 1:
+        raise UserError(f"{args.workdirs[1]}: a study's file is reported alone")
+    records = records_lib.read(args.workdirs[0])
+    tables = claims_tables.build(records)
+    cli.make_output_folder(args.out, "tables")
+    _write_tables(tables, args.out)
+    made_with = ", ".join(f"{name} {version}" for name, version in records.made_with.items())
+    head = f"# {len(records.trials)} trials, {len(records.runs)} runs: {records.regime}\n"
+    sections = [table_lib.to_markdown(table) for table in tables]
+    path = os.path.join(args.out, "report.md")
+    write_text(path, "\n".join([head, f"{table_lib.escape(made_with)}\n", *sections]))
+    print(sections[0], path, sep="\n")
     return 0
 
 

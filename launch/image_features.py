@@ -6,8 +6,9 @@
 FOLDER/NAME.npz holds train_images, train_labels, test_images, test_labels and class_names. Images
 are resized to --side pixels with bicubic interpolation, grey ones get three channels. Writes
 OUT/NAME/ with features.npy [N, 1280], labels.npy, test_features.npy, test_labels.npy and
-class_names.npy, as `hsproto head` reads them, and made.json with what they were made from. Sets that are there already
-are left as they are. Needs the extras `train` and `photos`; some 200 images/s per core.
+class_names.npy, as `hsproto head` reads them, and made.json with what they were made from. Sets
+that are there already are left as they are. Needs the extras `train` and `photos`; some 200
+images/s per core.
 """
 
 import argparse

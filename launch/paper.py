@@ -2,6 +2,7 @@
 """Run the studies behind the paper's tables and figures, at its own scale or on a laptop.
 
   launch/paper.py --list
+  launch/paper.py --verify=docs/results
   launch/paper.py accuracy longtail --profile=small --data_dir=SMALL --out=runs/paper [--jobs=2]
   hsproto report runs/paper --out=report
 
@@ -15,6 +16,8 @@ sets (default: TFDS's own folder) and, as folders of images, imagenet100 and ima
 --profile=small uses configs/small.py (a CPU; data by launch/small_data.py). --corrupted holds
 published corrupted sets by data set (imagenet2012, cifar10); missing ones are generated, except for
 ImageNet's.
+--verify recomputes tables, intervals and verdicts of launch/results.py's studies from the records
+beside them and names every difference.
 --where selects cells (dataset=cifar10,cifar100; `own` stands for a recipe's own value:
 batch_size=own,512), --set changes all of them (epochs=200,dtype=bfloat16). --launcher and --gpus
 are those of launch/sweep.py.
@@ -43,6 +46,7 @@ from jobs import (
     usage,
 )
 from small_data import SMALL_SETS
+from verify import verify
 
 LOSSES = "cross_entropy dot_regression normface ntce nonl decoupled_normface".split()
 FEW_CLASSES = "cifar10 fashion_mnist".split()
@@ -317,6 +321,7 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("studies", nargs="*", metavar="STUDY")
     parser.add_argument("--list", action="store_true", help="list the studies and exit")
+    parser.add_argument("--verify", type=pathlib.Path, metavar="DIR")
     parser.add_argument("--profile", choices=("paper", "small"), default="paper")
     parser.add_argument("--data_dir", default="", help="as in a config")
     parser.add_argument("--where", action="append", default=[], metavar="KEY=VALUE,VALUE")
@@ -331,6 +336,8 @@ def main():
             counts = [len(cells(study, profile, 1, {})) for profile in ("paper", "small")]
             print(f"{name:<12} {study.shows} ({counts[0]} runs per seed, small: {counts[1]})")
         return 0
+    if args.verify:
+        return verify(args.verify)
     unknown = [name for name in args.studies if name not in STUDIES]
     if unknown or not args.studies:
         return usage(f"STUDY {unknown or ''} must be one of: {', '.join(STUDIES)}")

@@ -1,0 +1,1 @@
+"""What studies of many runs say: intervals, corrected tests and verdicts on claims."""

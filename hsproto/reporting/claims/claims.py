@@ -1,0 +1,199 @@
+"""The claims of the paper, and further ones, as directions of differences; and what studies say.
+
+On a cell (a set, or a variant of its training) a claim is confirmed if the difference is
+significant at 5 % after Holm's correction and has the claim's direction, contradicted if it has
+the other, else open. That two are level is confirmed by an interval within ±0.5 points.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hsproto.reporting.claims import paired
+from hsproto.reporting.claims.records import Records, Run
+
+LEVEL = 0.05
+EQUIVALENT = 0.005  # accuracies that differ by less are level
+HOLDS, FAILS, OPEN = "holds", "fails", "cannot tell"
+
+
+class Claim(NamedTuple):
+    """A direction of a difference, on all cells of a study.
+
+    Attributes:
+        text: The claim, with the methods' names in braces.
+        source: Where it stands in the paper; empty: it is not the paper's.
+        study: The study that tests it.
+        first: The method that it is about.
+        second: The method that it is compared with.
+        metric: What differs, as in the records; "accuracy" is by image.
+        sign: 1: the first's is larger; -1: smaller; 0: they are level.
+    """
+
+    text: str
+    source: str
+    study: str
+    first: str
+    second: str
+    metric: str = "accuracy"
+    sign: int = 1
+
+
+_SPHERE = "normface", "ntce", "nonl"
+
+
+def _against(second, methods, text, source, study, metric="accuracy", sign=1):
+    """The same claim on several methods; `text` goes between their names."""
+    for first in methods:
+        yield Claim(f"{{{first}}} {text} {{{second}}}", source, study, first, second, metric, sign)
+
+
+def _accuracy(where, source, study):
+    for second, methods in (("ce", _SPHERE), ("normface", ("ntce", "nonl"))):
+        text = f"is more accurate {where}than".replace("  ", " ")
+        yield from _against(second, methods, text, source, study)
+
+
+CLAIMS = (
+    *_accuracy("", "Table 1", "accuracy"),
+    *_against("ce", ["scl_fp"], "is as accurate as", "Table 2", "accuracy", sign=0),
+    *_accuracy("behind a hidden layer ", "Table 1", "mlp"),
+    *_accuracy("on long tails ", "Table 6", "longtail"),
+    *_against("ce", _SPHERE, "collapses further (NC1) than", "Table 3", "accuracy", "nc1", -1),
+    *_against("ntce", ["nonl"], "collapses further (NC1) than", "Table 3", "accuracy", "nc1", -1),
+    *_against(
+        "ce", _SPHERE, "has features nearer to their prototypes than",
+        "Table 3", "accuracy", "weight_alignment", -1,
+    ),
+    *_against(
+        "ce", _SPHERE, "has prototypes of more dimensions than",
+        "Table 3", "accuracy", "erank_weights",
+    ),
+    *_against("ce", _SPHERE, "transfers better than", "Table 4", "accuracy", "transfer"),
+    *_against("ce", ["etf_dr"], "transfers worse than", "Table 4", "accuracy", "transfer", -1),
+    *_against("ce", _SPHERE, "is better calibrated than", "", "accuracy", "ece", -1),
+    *_against(
+        "ce", (*_SPHERE, "scl_fp"), "ranks images better (MAP@R) than", "", "accuracy", "map@r"
+    ),
+    *_against(
+        "ce", _SPHERE, "detects other sets better (50th neighbor) than", "", "accuracy", "ood_knn"
+    ),
+    *_against(
+        "ce", (*_SPHERE, "scl_fp"), "takes up new classes better from 10 images than",
+        "", "new_classes", "new_10_shot",
+    ),
+    *_against(
+        "normface", ["decoupled_normface"], "is more accurate than", "", "accuracy"
+    ),
+    *_against("ce", ["ce_smoothed"], "is more accurate than", "", "accuracy"),
+)  # fmt: skip
+
+
+class Cell(NamedTuple):
+    """What one set or variant says on a claim; `corrected` is the p after Holm's correction."""
+
+    where: str
+    difference: paired.Difference
+    corrected: float
+    outcome: int  # 1: confirmed, -1: contradicted, 0: open
+
+
+class Verdict(NamedTuple):
+    """What all cells say on a claim; None of `word` if nothing has been run."""
+
+    claim: Claim
+    cells: list[Cell]
+    word: str | None
+
+
+def values(run: Run, metric: str) -> float | None:
+    """Return a run's metric; "transfer" and "ood_knn" are means over the other sets."""
+    if run.metrics is None:
+        return None
+    if metric in run.metrics:
+        return run.metrics[metric]
+    parts = [value for name, value in run.metrics.items() if name.startswith(f"{metric}_")]
+    return float(np.mean(parts)) if parts else None
+
+
+def difference(first: list[Run], second: list[Run], metric: str) -> paired.Difference | None:
+    """Return the difference of two methods on the seeds that both have; None of less than two."""
+    mine, other = ({run.seed: run for run in runs} for runs in (first, second))
+    seeds = sorted(set(mine) & set(other))
+    if metric == "accuracy":
+        seeds = [seed for seed in seeds if len(mine[seed].right) and len(other[seed].right)]
+        rows = [np.stack([runs[s].right for s in seeds]) if seeds else [] for runs in (mine, other)]
+        return paired.of_images(*rows) if len(seeds) > 1 else None
+    pairs = [(values(mine[seed], metric), values(other[seed], metric)) for seed in seeds]
+    pairs = [pair for pair in pairs if None not in pair]
+    return paired.of_seeds(*zip(*pairs, strict=True)) if len(pairs) > 1 else None
+
+
+class Comparisons:
+    """All differences between methods in records, with corrected p, each computed once."""
+
+    def __init__(self, records: Records):
+        self._records, self._families = records, {}
+        self._runs: dict[tuple, list[Run]] = {}
+        for run in records.runs:
+            place = run.study, run.set, run.variant, run.method
+            self._runs.setdefault(place, []).append(run)
+
+    def places(self, study: str) -> list[tuple[str, str]]:
+        """Return the (set, variant) that runs of a study have, in the records' order."""
+        return list(dict.fromkeys(place[1:3] for place in self._runs if place[0] == study))
+
+    def runs(self, study: str, dataset: str, variant: str, method: str) -> list[Run]:
+        return self._runs.get((study, dataset, variant, method), [])
+
+    def between(
+        self, study: str, place: tuple[str, str], metric: str, first: str, second: str
+    ) -> tuple[paired.Difference, float] | None:
+        """Return (difference, p corrected over the methods compared with `second` there)."""
+        return self._family(study, place, metric, second).get(first)
+
+    def _family(self, study, place, metric, second):
+        key = study, place, metric, second
+        if key not in self._families:
+            other = self.runs(study, *place, second)
+            found = {
+                method: difference(self.runs(study, *place, method), other, metric)
+                for method in self._records.methods
+                if method != second
+            }
+            found = {method: gap for method, gap in found.items() if gap is not None}
+            corrected = paired.holm([gap.p for gap in found.values()])
+            self._families[key] = dict(
+                zip(found, zip(found.values(), corrected, strict=True), strict=True)
+            )
+        return self._families[key]
+
+
+def judge(claim: Claim, comparisons: Comparisons) -> Verdict:
+    """Return what the records say on a claim."""
+    cells = []
+    for place in comparisons.places(claim.study):
+        found = comparisons.between(claim.study, place, claim.metric, claim.first, claim.second)
+        if found is not None:
+            where = ", ".join(filter(None, place))
+            cells.append(Cell(where, *found, _outcome(claim.sign, *found)))
+    return Verdict(claim, cells, _word(cell.outcome for cell in cells) if cells else None)
+
+
+def _outcome(sign: int, gap: paired.Difference, corrected: float) -> int:
+    if sign == 0:
+        if -EQUIVALENT < gap.low and gap.high < EQUIVALENT:
+            return 1
+        return -1 if gap.low > EQUIVALENT or gap.high < -EQUIVALENT else 0
+    if corrected >= LEVEL:
+        return 0
+    return 1 if gap.mean * sign > 0 else -1
+
+
+def _word(outcomes: Iterable[int]) -> str:
+    found: list[Any] = list(outcomes)
+    confirmed, contradicted = found.count(1), found.count(-1)
+    if 2 * confirmed > len(found) and not contradicted:
+        return HOLDS
+    return FAILS if 2 * contradicted > len(found) and not confirmed else OPEN

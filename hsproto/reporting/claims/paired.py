@@ -1,0 +1,94 @@
+"""Differences between two methods, paired by seed and test image: intervals and corrected tests.
+
+The bootstrap draws seeds and images anew, with replacement and independently of each other, so that
+its samples vary as a repetition of the study with other seeds and another test set of the same size
+would (Owen 2007, "The pigeonhole bootstrap"). The same draws serve all comparisons.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+SAMPLES = 4000
+_SEED = 0
+_BLOCK = 1000  # samples at a time: 40 MB for 10,000 images
+
+
+class Difference(NamedTuple):
+    """The mean of a method's values less another's.
+
+    Attributes:
+        mean: The difference.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+        p: Two-sided, of the same samples: at least 1/SAMPLES.
+        seeds: The number of seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    seeds: int
+
+
+def of_images(first: np.ndarray, second: np.ndarray) -> Difference:
+    """Return the difference of accuracies of bool [S, N], rows seeds and columns test images.
+
+    Raises:
+        ValueError: They are of different shapes, or of less than two seeds.
+    """
+    gaps = np.asarray(first, np.float32) - np.asarray(second, np.float32)
+    seeds, images = _at_least_two_seeds(gaps).shape
+    samples = np.empty(SAMPLES)
+    seed_counts = _counts(seeds)
+    for start in range(0, SAMPLES, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        # [samples, S]: each seed's difference on the sample's images.
+        by_seed = _counts(images)[rows].astype(np.float32) @ gaps.T / images
+        samples[rows] = (by_seed * seed_counts[rows]).sum(axis=1) / seeds
+    return _summary(float(gaps.mean()), samples, seeds)
+
+
+def of_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Return the difference of the means of one value per seed; few seeds make it too narrow.
+
+    Raises:
+        ValueError: They are not as many, or less than two.
+    """
+    gaps = _at_least_two_seeds(np.asarray(first, float) - np.asarray(second, float))
+    samples = _counts(len(gaps)) @ gaps / len(gaps)
+    return _summary(float(gaps.mean()), samples, len(gaps))
+
+
+def _at_least_two_seeds(gaps):
+    if len(gaps) < 2:
+        raise ValueError("an interval over seeds needs at least two of them")
+    return gaps
+
+
+@functools.lru_cache(maxsize=4)  # 40 MB for 10,000 images
+def _counts(size):
+    """How often each of `size` things is drawn in each sample, uint8 [SAMPLES, size]."""
+    random = np.random.default_rng((_SEED, size))
+    draws = (random.integers(size, size=size) for _ in range(SAMPLES))
+    return np.stack([np.bincount(drawn, minlength=size) for drawn in draws]).astype(np.uint8)
+
+
+def _summary(mean, samples, seeds):
+    low, high = np.quantile(samples, (0.025, 0.975))
+    below, above = np.mean(samples <= 0), np.mean(samples >= 0)
+    p = min(1.0, max(2 * min(below, above), 1 / SAMPLES))
+    return Difference(mean, float(low), float(high), float(p), seeds)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p values corrected for their number, in the same order (Holm 1979)."""
+    order = np.argsort(ps, kind="stable")
+    corrected, worst = [0.0] * len(ps), 0.0
+    for place, index in enumerate(order):
+        worst = max(worst, min(1.0, (len(ps) - place) * ps[index]))
+        corrected[index] = worst
+    return corrected

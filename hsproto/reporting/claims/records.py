@@ -1,0 +1,143 @@
+"""The file of a study's condensed runs: what its tables and verdicts are computed from.
+
+JSON with a line per trial and run, small enough to be committed:
+
+regime     the name of the study's setting
+baseline   the method that others are compared with
+methods    {name: title}, in the order of tables
+trials     {head, set, method, trial, values, held_out: accuracy on held-out rows, null: diverged}
+runs       {study, head, set, method, variant, seed, values, metrics: {name: value}, right}
+           metrics is null for a run that diverged; right tells which test images are classified
+           correctly: their bits, most significant first, compressed by zlib, in base64
+made_with  {package or "machine": text}
+"""
+
+import base64
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hsproto.errors import UserError
+from hsproto.runs.files import write_text
+
+_VERSION = 1
+
+
+class Trial(NamedTuple):
+    """A run that was made to choose values, on held-out rows of the training set."""
+
+    head: str
+    set: str
+    method: str
+    trial: int
+    values: dict[str, str]
+    held_out: float | None
+
+
+class Run(NamedTuple):
+    """A run that counts; `metrics` is None and `right` empty if it diverged."""
+
+    study: str
+    head: str
+    set: str
+    method: str
+    variant: str
+    seed: int
+    values: dict[str, str]
+    metrics: dict[str, float] | None
+    right: np.ndarray
+
+
+class Records(NamedTuple):
+    """What a file holds."""
+
+    regime: str
+    baseline: str
+    methods: dict[str, str]
+    trials: list[Trial]
+    runs: list[Run]
+    made_with: dict[str, str]
+
+
+def write(path: str, records: Records) -> None:
+    """Write a file, a line per trial and run, so that changes can be read."""
+    head = {
+        "version": _VERSION,
+        "regime": records.regime,
+        "baseline": records.baseline,
+        "methods": records.methods,
+        "made_with": records.made_with,
+    }
+    lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    lines.append(_listed("trials", [trial._asdict() for trial in records.trials]))
+    lines.append(_listed("runs", [run._asdict() | {"right": _packed(run)} for run in records.runs]))
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _listed(name, values):
+    return f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, values)) + "\n]"
+
+
+def _packed(run):
+    if not len(run.right):
+        return ""
+    bits = np.packbits(np.asarray(run.right, bool)).tobytes()
+    return f"{len(run.right)}:{base64.b64encode(zlib.compress(bits, 9)).decode()}"
+
+
+def _unpacked(text):
+    if not text:
+        return np.zeros(0, bool)
+    count, _, code = text.partition(":")
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(code)), np.uint8)
+    return np.unpackbits(bits)[: int(count)].astype(bool)
+
+
+def read(path: str | os.PathLike) -> Records:
+    """Return what a file holds.
+
+    Raises:
+        UserError: It is no such file, is damaged or of a newer version; or it holds a run twice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if found["version"] > _VERSION:
+            raise UserError(f"{path} is of a newer version of hsproto")
+        trials = [Trial(**values) for values in found["trials"]]
+        runs = [Run(**values | {"right": _unpacked(values["right"])}) for values in found["runs"]]
+        head: dict[str, Any] = {key: found[key] for key in ("regime", "baseline", "methods")}
+        records = Records(**head, trials=trials, runs=runs, made_with=found["made_with"])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise UserError(f"{path} is no file of a study's runs: {error}") from None
+    _check_once([trial[:4] for trial in trials], path)
+    _check_once([(*run[:5], run.seed) for run in runs], path)
+    return records
+
+
+def _check_once(keys: Sequence[tuple], path: Any) -> None:
+    seen: set[tuple] = set()
+    for key in keys:
+        if key in seen:
+            raise UserError(f"{path} holds {' '.join(map(str, key))} twice")
+        seen.add(key)
+
+
+def chosen(records: Records, head: str, dataset: str, method: str) -> Trial | None:
+    """Return the trial of the highest accuracy on held-out rows, the first of equal ones.
+
+    None if there are no trials or all diverged.
+    """
+    found = [
+        trial
+        for trial in records.trials
+        if (trial.head, trial.set, trial.method) == (head, dataset, method)
+        and trial.held_out is not None
+    ]
+    return max(found, key=lambda trial: (trial.held_out, -trial.trial)) if found else None

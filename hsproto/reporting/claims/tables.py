@@ -1,0 +1,191 @@
+"""The tables of a study's records: verdicts, accuracy, what was chosen, further measures."""
+
+from hsproto.metrics import METRICS
+from hsproto.reporting.claims import claims as claims_lib
+from hsproto.reporting.claims import paired
+from hsproto.reporting.claims.claims import Comparisons
+from hsproto.reporting.claims.records import Records, chosen
+from hsproto.reporting.table import Table, mean_over_seeds
+
+# Metrics of 0..1 that are printed in percent, with what they mean where METRICS has no title.
+_PERCENT = {
+    "accuracy": "accuracy",
+    "accuracy_class_means": "accuracy of class means",
+    "train_accuracy": "training accuracy",
+    "ece": "calibration error",
+    "ece_fitted": "calibration error, temperature fitted",
+    "recall@1": "recall@1",
+    "map@r": "MAP@R",
+    "transfer": "transfer",
+    "ood_max_cosine": "OOD, cosine",
+    "ood_energy": "OOD, energy",
+    "ood_knn": "OOD, 50th neighbor",
+    "accuracy_many": "many-shot",
+    "accuracy_medium": "medium-shot",
+    "accuracy_few": "few-shot",
+    "new_1_shot": "new classes, 1 image",
+    "new_10_shot": "new classes, 10",
+    "new_all_shots": "new classes, all",
+    "old_10_shot": "old classes, after 10",
+    "fine_class_means": "100 classes by class means",
+}
+_GEOMETRY = (
+    "nc1", "test_nc1", "erank_inter", "erank_weights", "weight_alignment",
+    "cosine_prototypes_mean", "mir_gap", "cdnv",
+)  # fmt: skip
+# The measures of each study, a table each.
+_MEASURED = {
+    "accuracy": (
+        "accuracy_class_means", "train_accuracy", "ece", "ece_fitted", "recall@1", "map@r",
+        "transfer", "ood_max_cosine", "ood_energy", "ood_knn",
+    ),
+    "longtail": ("accuracy_many", "accuracy_medium", "accuracy_few"),
+    "longtail_adjusted": ("accuracy_many", "accuracy_medium", "accuracy_few"),
+    "longtail_balanced": ("accuracy_many", "accuracy_medium", "accuracy_few"),
+    "new_classes": ("new_1_shot", "new_10_shot", "new_all_shots", "old_10_shot"),
+    "coarse": ("fine_class_means",),
+    "mlp": ("accuracy_class_means", "train_accuracy"),
+}  # fmt: skip
+
+
+def build(records: Records) -> list[Table]:
+    """Return all tables of a study, that of verdicts first."""
+    comparisons = Comparisons(records)
+    tables = [verdicts(records, comparisons)]
+    studies = dict.fromkeys(run.study for run in records.runs)
+    for study in studies:
+        tables.append(accuracies(records, comparisons, study))
+        if measured := _MEASURED.get(study):
+            tables.append(measures(records, comparisons, study, measured))
+    if "accuracy" in studies:
+        tables.append(measures(records, comparisons, "accuracy", _GEOMETRY, "geometry"))
+    return [*tables, choices(records)]
+
+
+def verdicts(records: Records, comparisons: Comparisons) -> Table:
+    """Return the table of claims: verdict, effect with interval per set, corrected p."""
+    rows = []
+    for claim in claims_lib.CLAIMS:
+        if not {claim.first, claim.second} <= set(records.methods):
+            continue
+        verdict = claims_lib.judge(claim, comparisons)
+        effects = "; ".join(_effect(cell, claim.metric) for cell in verdict.cells)
+        text = claim.text.format(**records.methods)
+        source = claim.source or "not the paper's"
+        rows.append(((text, source), (verdict.word, effects or None)))
+    note = (
+        "Differences of the first method less the second, with 95 % intervals and p after Holm's "
+        "correction. + confirms the claim there, - contradicts it, o leaves it open."
+    )
+    return Table("verdicts", "Verdicts", note, ("claim", "paper"), ("verdict", "effect"), rows)
+
+
+def _effect(cell, metric):
+    mark = {1: "+", -1: "-", 0: "o"}[cell.outcome]
+    return f"{cell.where} {_interval(cell.difference, metric)} (p {_p(cell.corrected)}) {mark}"
+
+
+def _interval(gap: paired.Difference, metric: str) -> str:
+    percent = metric in _PERCENT
+    scale, digits = (100, 2) if percent else (1, 3)
+    numbers = (f"{scale * x:+.{digits}f}" for x in (gap.mean, gap.low, gap.high))
+    return "{} [{}, {}]".format(*numbers)
+
+
+def _p(value):
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def accuracies(records: Records, comparisons: Comparisons, study: str) -> Table:
+    """Return accuracies per method and set, and their differences to the baseline."""
+    places = comparisons.places(study)
+    columns, rows = [], []
+    for place in places:
+        name = ", ".join(filter(None, place))
+        columns += [name, f"{name}, less {records.methods[records.baseline]}"]
+    best = {place: _best(records, comparisons, study, place) for place in places}
+    for method, title in records.methods.items():
+        cells = []
+        for place in places:
+            runs = comparisons.runs(study, *place, method)
+            cell = _mean(runs, "accuracy")
+            cells.append(cell and cell._replace(best=method == best[place]))
+            gap = comparisons.between(study, place, "accuracy", method, records.baseline)
+            cells.append(f"{_interval(gap[0], 'accuracy')}, p {_p(gap[1])}" if gap else None)
+        if any(cell is not None for cell in cells):
+            rows.append(((title,), tuple(cells)))
+    note = (
+        "Test accuracy in percent, mean ± sample standard deviation over seeds; differences paired "
+        "by seed and test image, 95 % intervals, p after Holm's correction."
+    )
+    return Table(f"accuracy_{study}", f"Accuracy: {study}", note, ("method",), tuple(columns), rows)
+
+
+def _best(records, comparisons, study, place):
+    means = {}
+    for method in records.methods:
+        cell = _mean(comparisons.runs(study, *place, method), "accuracy")
+        if cell is not None and cell.mean is not None:
+            means[method] = cell.mean
+    return max(means, key=means.get) if means else None
+
+
+def _mean(runs, metric):
+    """The cell of a metric over runs; None if none of them has it, but for those that diverged."""
+    if not runs:
+        return None
+    scale, digits = (100, 2) if metric in _PERCENT else (1, None)
+    found = [claims_lib.values(run, metric) for run in runs]
+    if all(x is None and run.metrics is not None for x, run in zip(found, runs, strict=True)):
+        return None
+    return mean_over_seeds([None if x is None else scale * x for x in found], digits=digits)
+
+
+def measures(
+    records: Records,
+    comparisons: Comparisons,
+    study: str,
+    metrics: tuple[str, ...],
+    name: str = "measures",
+) -> Table:
+    """Return further measures of a study's runs, a row per set and method."""
+    rows = []
+    for place in comparisons.places(study):
+        for method, title in records.methods.items():
+            runs = comparisons.runs(study, *place, method)
+            cells = tuple(_mean(runs, metric) for metric in metrics)
+            if any(cell is not None for cell in cells):
+                rows.append(((", ".join(filter(None, place)), title), cells))
+    titles = tuple(_title(metric) for metric in metrics)
+    note = "Shares in percent; mean ± sample standard deviation over seeds."
+    if name == "geometry":
+        note = "Of the training set, but for the second column; mean ± sample standard deviation."
+    return Table(
+        f"{name}_{study}", f"{name.capitalize()}: {study}", note, ("set", "method"), titles, rows
+    )
+
+
+def _title(metric):
+    if metric in _PERCENT:
+        return _PERCENT[metric]
+    test, name = metric.startswith("test_"), metric.removeprefix("test_")
+    return f"{METRICS[name].title}{', test' if test else ''}"
+
+
+def choices(records: Records) -> Table:
+    """Return what the trials have chosen, and how many of them diverged."""
+    rows = []
+    places = dict.fromkeys((trial.head, trial.set, trial.method) for trial in records.trials)
+    for head, dataset, method in places:
+        found = [t for t in records.trials if (t.head, t.set, t.method) == (head, dataset, method)]
+        best = chosen(records, head, dataset, method)
+        values = ", ".join(f"{key} {value}" for key, value in best.values.items()) if best else None
+        held_out = None if best is None else f"{100 * best.held_out:.2f}"
+        diverged = sum(trial.held_out is None for trial in found)
+        cells = (values, held_out, str(len(found)), str(diverged))
+        rows.append(((head, dataset, records.methods[method]), cells))
+    note = "Accuracy in percent on held-out training rows; of equal trials the first."
+    return Table(
+        "choices", "Chosen values", note, ("head", "set", "method"),
+        ("values", "held out", "trials", "diverged"), rows,
+    )  # fmt: skip

@@ -1,0 +1,99 @@
+"""Condense the runs of launch/results.py into the file that docs/results is made from."""
+
+import json
+import os
+import pathlib
+import platform
+
+import numpy as np
+import protocol
+
+from hsproto.reporting.claims import records
+from hsproto.runs import predictions_file
+
+_TRAIN = (
+    "nc1", "erank_inter", "erank_weights", "weight_alignment", "cosine_prototypes_mean", "mir_gap",
+    "cdnv", "erank_intra", "instance_alignment",
+)  # fmt: skip
+_TEST = ("accuracy", "accuracy_class_means", "accuracy_many", "accuracy_medium", "accuracy_few")
+
+
+def collect(out: pathlib.Path, path: pathlib.Path) -> int:
+    """Write the records of all finished trials and runs."""
+    trials, runs, versions = [], [], {}
+    heads = dict.fromkeys(
+        (study.head, name) for study in protocol.STUDIES.values() for name in study.sets
+    )
+    for head, dataset in heads:
+        for method in protocol.METHODS:
+            found = [_trial(cell, out) for cell in protocol.trials(head, dataset, method)]
+            trials += [trial for trial in found if trial]
+    for study, dataset, method in protocol.groups(tuple(protocol.STUDIES)):
+        head = protocol.STUDIES[study].head
+        made = [t for t in trials if (t.head, t.set, t.method) == (head, dataset, method)]
+        if len(made) < protocol.TRIALS:
+            continue
+        best = protocol.best([trial.held_out for trial in made])
+        for cell in protocol.runs(study, dataset, method, protocol.drawn(method, best)):
+            if run := _run(cell, out, versions):
+                runs.append(run)
+    titles = {name: method.title for name, method in protocol.METHODS.items()}
+    found = records.Records("heads", protocol.BASELINE, titles, trials, runs, versions | _machine())
+    records.write(str(path), found)
+    print(f"{path}: {len(trials)} trials, {len(runs)} runs")
+    return 0
+
+
+def _summary(folder):
+    path = folder / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _trial(cell, out):
+    summary = _summary(out / cell.name)
+    if summary is None and not (out / cell.name / "failed.json").exists():
+        return None
+    accuracy = summary and summary["test"]["accuracy"]
+    drawn = protocol.drawn(cell.method, cell.number)
+    return records.Trial(cell.head, cell.set, cell.method, cell.number, drawn, accuracy)
+
+
+def _run(cell, out, versions):
+    folder, summary = out / cell.name, _summary(out / cell.name)
+    measured = folder / "measured.json"
+    diverged = (folder / "failed.json").exists()
+    if not diverged and (summary is None or (cell.measure and not measured.exists())):
+        return None
+    metrics, right = None, np.zeros(0, bool)
+    if not diverged:
+        versions |= summary["versions"]
+        metrics = {name: summary["train"][name] for name in _TRAIN if name in summary["train"]}
+        metrics |= {name: summary["test"][name] for name in _TEST if name in summary["test"]}
+        metrics |= {
+            "train_accuracy": summary["train"]["accuracy"],
+            "test_nc1": summary["test"]["nc1"],
+        }
+        metrics |= json.loads(measured.read_text()) if cell.measure else {}
+        metrics = {name: _rounded(value) for name, value in metrics.items()}
+        classes = summary["config"]["num_classes"]
+        right = predictions_file.read(str(folder), summary["step"], classes).right()
+    values = {k: v for k, v in cell.values.items() if k not in ("seed", "snapshot_points")}
+    return records.Run(
+        cell.study,
+        cell.head,
+        cell.set,
+        cell.method,
+        cell.variant,
+        cell.number,
+        values,
+        metrics,
+        right,
+    )
+
+
+def _rounded(value):
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _machine():
+    return {"machine": f"{os.cpu_count()} cores, {platform.machine()}, CPU"}

@@ -1,0 +1,55 @@
+"""Whether the tables of docs/results are those that its records give."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from interpreter import interpreter
+
+
+def verify(folder: pathlib.Path) -> int:
+    """Recompute all tables of the records FOLDER/NAME.json and compare them with FOLDER/NAME/.
+
+    README.md of the folder must hold the table of verdicts, too. Prints what differs; returns an
+    exit status.
+    """
+    records = sorted(folder.glob("*.json"))
+    if not records:
+        print(f"hsproto: --verify={folder} holds no records (*.json)", file=sys.stderr)
+        return 2
+    wrong = [line for path in records for line in _differences(path)]
+    for line in wrong:
+        print(line)
+    print(f"{folder}: {'differs' if wrong else 'all tables are those of the records'}")
+    return 1 if wrong else 0
+
+
+def _differences(path):
+    with tempfile.TemporaryDirectory() as made:
+        command = [interpreter(), "-m", "hsproto", "report", str(path), f"--out={made}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            yield f"{path}: {done.stderr.strip()}"
+            return
+        new, old = _files(pathlib.Path(made)), _files(path.with_suffix(""))
+    for name in sorted(set(new) | set(old)):
+        if new.get(name) != old.get(name):
+            what = "is missing" if name not in old else "differs" if name in new else "is no table"
+            yield f"{path.with_suffix('') / name} {what}"
+    readme = path.parent / "README.md"
+    if not readme.exists() or _rows(new["tables/verdicts.md"]) not in readme.read_text():
+        yield f"{readme} does not hold the verdicts of {path}"
+
+
+def _files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.suffix in (".md", ".csv")
+    }
+
+
+def _rows(table):
+    """The lines of a Markdown table, without title and note."""
+    return "\n".join(line for line in table.splitlines() if line.startswith("|"))

@@ -1,0 +1,126 @@
+"""The protocol is the same for all methods and reads no test set for choosing; its runs work."""
+
+import sys
+
+import numpy as np
+import pytest
+from small_runs import ROOT
+
+sys.path.insert(0, str(ROOT / "launch"))
+import collect_cells
+import measure_cells
+import protocol
+import train_cells
+import verify
+
+from hsproto import head
+from hsproto.reporting.claims import records
+
+RESULTS = ROOT / "docs/results"
+GROUPS = list(protocol.groups(tuple(protocol.STUDIES)))
+CLASSES = {"cifar100": 6, "cifar10": 4, "fashion_mnist": 4}
+
+
+@pytest.mark.parametrize("method", protocol.METHODS)
+def test_every_method_has_as_many_trials_within_its_ranges(method):
+    for dataset in protocol.SETS:
+        found = protocol.trials("linear", dataset, method)
+        assert len({cell.name for cell in found}) == protocol.TRIALS
+        assert len({tuple(cell.values.items()) for cell in found}) == protocol.TRIALS
+        for cell in found:
+            assert cell.values["validation_share"] == str(protocol.HELD_OUT)
+            for key, within in protocol.METHODS[method].search.items():
+                assert within.low <= float(cell.values[key]) <= within.high
+
+
+def test_methods_on_the_sphere_share_their_trials():
+    sphere = [m for m, method in protocol.METHODS.items() if "temperature" in method.search]
+    assert len(sphere) == 5
+    for trial in range(protocol.TRIALS):
+        assert len({tuple(protocol.drawn(method, trial).items()) for method in sphere}) == 1
+
+
+def test_runs_differ_from_each_other_in_method_seed_and_variant_alone():
+    for study, dataset, method in GROUPS:
+        cells = protocol.runs(study, dataset, method, protocol.drawn(method, 0))
+        assert len({cell.name for cell in cells}) == len(cells)
+        assert {cell.number for cell in cells} == set(protocol.SEEDS)
+        assert all("validation_share" not in cell.values for cell in cells)
+
+
+def test_the_best_trial_is_the_first_of_equal_ones_and_never_one_that_diverged():
+    assert protocol.best([0.1, None, 0.3, 0.3]) == 2
+    with pytest.raises(ValueError, match="every trial diverged"):
+        protocol.best([None, None])
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Small sets in the place of the real ones."""
+    root, random = tmp_path_factory.mktemp("features"), np.random.default_rng(0)
+    for name, classes in CLASSES.items():
+        folder = root / name
+        folder.mkdir()
+        means = random.normal(size=(classes, 8))
+        for prefix, each in (("", 30), ("test_", 15)):
+            labels = np.repeat(np.arange(classes), each)
+            rows = means[labels] + random.normal(size=(len(labels), 8))
+            np.save(folder / f"{prefix}features.npy", rows.astype(np.float32))
+            np.save(folder / f"{prefix}labels.npy", labels)
+        np.save(folder / "class_names.npy", np.array([f"class{c}" for c in range(classes)]))
+    return root
+
+
+@pytest.mark.parametrize("method", protocol.METHODS)
+def test_every_cell_is_a_config_that_can_run(features, method):
+    for study, dataset, other in GROUPS:
+        if other == method:
+            for cell in protocol.runs(study, dataset, method, protocol.drawn(method, 0))[::5]:
+                values = {k: v for k, v in cell.values.items() if k != "class_list"}
+                head.make_config(str(features / dataset), values)
+
+
+def test_a_study_goes_from_trials_to_verdicts(features, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "SEEDS", range(1))
+    monkeypatch.setattr(protocol, "TRIALS", 1)
+    monkeypatch.setattr(protocol, "METHODS", {"nonl": protocol.METHODS["nonl"]})
+    monkeypatch.setattr(measure_cells, "CLASSES", CLASSES)
+    small = {"batch_size": "32", "epochs": "2", "embedding_dim": "8"}
+    monkeypatch.setattr(protocol, "COMMON", small)
+    out = tmp_path / "out"
+    for method in protocol.METHODS:
+        cells = protocol.trials("linear", "cifar10", method)
+        cells += protocol.runs("accuracy", "cifar10", method, protocol.drawn(method, 0))
+        for cell in cells:
+            assert train_cells.run(cell, features, out / cell.name)
+            assert train_cells.is_finished(cell, out / cell.name)
+    collect_cells.collect(out, tmp_path / "heads.json")
+    found = records.read(tmp_path / "heads.json")
+    assert len(found.trials) == 1 and len(found.runs) == 1
+    wanted = {"map@r", "ece", "ood_knn_cifar100", "transfer_fashion_mnist", "nc1", "accuracy"}
+    for run in found.runs:
+        assert wanted <= set(run.metrics) and len(run.right) == 60
+        assert run.right.mean() == pytest.approx(run.metrics["accuracy"], abs=1e-5)
+
+    (tmp_path / "README.md").write_text("nothing yet")
+    assert verify.verify(tmp_path) == 1
+
+
+@pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no records of a study")
+def test_no_figure_of_the_test_set_chose_the_values_of_the_committed_runs():
+    for path in RESULTS.glob("*.json"):
+        found = records.read(path)
+        for run in found.runs:
+            best = records.chosen(found, run.head, run.set, run.method)
+            assert best is not None and best.values == {key: run.values[key] for key in best.values}
+        places = {(trial.head, trial.set, trial.method) for trial in found.trials}
+        for place in places:
+            drawn = [t for t in found.trials if (t.head, t.set, t.method) == place]
+            assert sorted(t.trial for t in drawn) == list(range(protocol.TRIALS))
+            for trial in drawn:
+                assert trial.values == protocol.drawn(trial.method, trial.trial)
+
+
+@pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no records of a study")
+def test_the_committed_tables_are_those_of_the_records():
+    assert verify.verify(RESULTS) == 0

@@ -1,0 +1,173 @@
+"""Intervals, corrected tests and verdicts of a study, and the file that they are computed from."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hsproto import report
+from hsproto.errors import UserError
+from hsproto.reporting.claims import claims, paired, records, tables
+
+SEEDS, IMAGES = 5, 400
+
+
+def run_of(method, seed, rate, study="accuracy", dataset="cifar10", variant="", **metrics):
+    random = np.random.default_rng((seed, int(1000 * rate)))
+    right = random.random(IMAGES) < rate
+    found = {"accuracy": float(right.mean()), "nc1": 1.0 + seed / 100} | metrics
+    return records.Run(study, "linear", dataset, method, variant, seed, {}, found, right)
+
+
+def records_of(runs, trials=()):
+    methods = {"ce": "CE", "normface": "NormFace", "ntce": "NTCE", "nonl": "NONL"}
+    return records.Records("heads", "ce", methods, list(trials), list(runs), {"jax": "1"})
+
+
+def accuracies(rates, **kwargs):
+    return [run_of(m, s, rate, **kwargs) for m, rate in rates.items() for s in range(SEEDS)]
+
+
+def judged(found, first, second, metric="accuracy"):
+    comparisons = claims.Comparisons(found)
+    (claim,) = [
+        c for c in claims.CLAIMS
+        if (c.first, c.second, c.metric, c.study) == (first, second, metric, "accuracy")
+    ]  # fmt: skip
+    return claims.judge(claim, comparisons)
+
+
+def test_an_interval_over_images_is_as_wide_as_theory_says():
+    first, second = np.ones((SEEDS, 2000), bool), np.ones((SEEDS, 2000), bool)
+    second[:, :200] = False  # the same images in all seeds: only the images vary
+    found = paired.of_images(first, second)
+    error = np.sqrt(0.1 * 0.9 / 2000)
+    assert found.mean == pytest.approx(0.1)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert found.p == 1 / paired.SAMPLES
+
+
+def test_an_interval_over_seeds_is_that_of_the_plug_in_variance():
+    gaps = np.random.default_rng(0).normal(size=60)
+    found = paired.of_seeds(gaps, np.zeros(60))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * gaps.std() / np.sqrt(60), rel=0.05)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    covered = 0
+    for trial in range(40):
+        random = np.random.default_rng(trial)
+        skill = random.random(IMAGES)[None, :]
+        rows = [random.random((20, IMAGES)) < skill * share for share in (0.9, 0.8)]
+        found = paired.of_images(*rows)
+        covered += found.low <= 0.05 <= found.high
+    assert 34 <= covered <= 40  # 38 expected
+
+
+def test_one_seed_has_no_interval():
+    with pytest.raises(ValueError, match="at least two"):
+        paired.of_seeds([0.5], [0.4])
+
+
+def test_holm_is_that_of_the_textbook():
+    assert paired.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert paired.holm([0.5, 0.9]) == [1.0, 1.0]
+    assert paired.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    "nonl, word", [(0.8, claims.HOLDS), (0.5, claims.OPEN), (0.2, claims.FAILS)]
+)
+def test_a_verdict_follows_the_difference(nonl, word):
+    verdict = judged(records_of(accuracies({"ce": 0.5, "nonl": nonl})), "nonl", "ce")
+    assert verdict.word == word and len(verdict.cells) == 1
+
+
+def test_sets_that_contradict_each_other_leave_a_claim_open():
+    runs = accuracies({"ce": 0.5, "nonl": 0.8})
+    runs += accuracies({"ce": 0.5, "nonl": 0.2}, dataset="cifar100")
+    verdict = judged(records_of(runs), "nonl", "ce")
+    assert [cell.outcome for cell in verdict.cells] == [1, -1] and verdict.word == claims.OPEN
+
+
+def test_what_was_not_run_has_no_verdict():
+    assert judged(records_of(accuracies({"ce": 0.5})), "nonl", "ce").word is None
+    one = [run_of("ce", 0, 0.5), run_of("nonl", 0, 0.9)]
+    assert judged(records_of(one), "nonl", "ce").word is None
+
+
+def test_a_smaller_measure_confirms_a_claim_of_collapse():
+    runs = accuracies({"ce": 0.5}, nc1=3.0) + accuracies({"nonl": 0.5}, nc1=1.0)
+    assert judged(records_of(runs), "nonl", "ce", "nc1").word == claims.HOLDS
+
+
+def test_seeds_that_diverged_are_left_out_of_differences_and_counted():
+    runs = accuracies({"ce": 0.5, "nonl": 0.8})
+    runs[-1] = runs[-1]._replace(metrics=None, right=np.zeros(0, bool))
+    (cell,) = judged(records_of(runs), "nonl", "ce").cells
+    assert cell.difference.seeds == SEEDS - 1
+    table = next(t for t in tables.build(records_of(runs)) if t.name == "accuracy_accuracy")
+    assert table.rows[-1][1][0].undefined == 1
+
+
+def test_level_needs_an_interval_within_half_a_point():
+    ce = accuracies({"ce": 0.5})
+    same = [run._replace(method="scl_fp") for run in ce]
+    found = records_of(ce + same)
+    found.methods["scl_fp"] = "SCL+FP"
+    assert judged(found, "scl_fp", "ce").word == claims.HOLDS
+    far = accuracies({"scl_fp": 0.3})
+    assert judged(found._replace(runs=ce + far), "scl_fp", "ce").word == claims.FAILS
+
+
+def trial(number, held_out, method="ce"):
+    return records.Trial("linear", "cifar10", method, number, {"base_lr": f"{number}"}, held_out)
+
+
+def test_the_best_trial_is_chosen_and_divergence_loses():
+    found = records_of([], [trial(0, None), trial(1, 0.5), trial(2, 0.6), trial(3, 0.6)])
+    assert records.chosen(found, "linear", "cifar10", "ce").trial == 2
+    assert records.chosen(found, "linear", "cifar10", "nonl") is None
+    assert records.chosen(records_of([], [trial(0, None)]), "linear", "cifar10", "ce") is None
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+    runs = accuracies({"ce": 0.5, "nonl": 0.8})
+    runs.append(run_of("ce", 9, 0.5)._replace(metrics=None, right=np.zeros(0, bool)))
+    found = records_of(runs, [trial(0, 0.5), trial(1, None)])
+    records.write(str(tmp_path / "heads.json"), found)
+    again = records.read(tmp_path / "heads.json")
+    assert again.trials == found.trials and again.methods == found.methods
+    for one, other in zip(again.runs, found.runs, strict=True):
+        assert one._replace(right=None) == other._replace(right=None)
+        np.testing.assert_array_equal(one.right, other.right)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda found: found | {"version": 9}, "newer version"),
+        (lambda found: {"version": 1}, "no file of a study's runs"),
+        (lambda found: found | {"runs": [found["runs"][0] | {"right": "9:xx"}]}, "no file of"),
+        (lambda found: found | {"runs": 2 * found["runs"][:1]}, "twice"),
+        (lambda found: [], "no file of"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path, damage, message):
+    path = tmp_path / "heads.json"
+    records.write(str(path), records_of(accuracies({"ce": 0.5})))
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    with pytest.raises(UserError, match=message):
+        records.read(path)
+
+
+def test_a_report_of_records_has_all_tables(tmp_path, capsys):
+    runs = accuracies({"ce": 0.5, "normface": 0.6, "nonl": 0.8}, ood_knn_a=0.5, ood_knn_b=0.7)
+    path = tmp_path / "heads.json"
+    records.write(str(path), records_of(runs, [trial(0, 0.5), trial(1, None)]))
+    assert report.main([str(path), f"--out={tmp_path / 'out'}"]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert "| NONL is more accurate than CE | Table 1 | holds |" in text
+    assert "| 60.00 ± 0.00 (n=5) |" in text  # the mean of both other sets
+    assert "| linear | cifar10 | CE | base\\_lr 0 | 50.00 | 2 | 1 |".replace("\\_", "_") in text
+    assert "## Verdicts" in capsys.readouterr().out
