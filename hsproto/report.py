@@ -30,7 +30,9 @@ from hsproto.reporting import left_out as left_out_lib
 from hsproto.reporting import table as table_lib
 from hsproto.reporting.claims import records as records_lib
 from hsproto.reporting.claims import tables as claims_tables
+from hsproto.reporting.figures import collapse as collapse_figure
 from hsproto.reporting.figures import runs as run_figures
+from hsproto.reporting.figures import style
 from hsproto.reporting.page import page
 from hsproto.reporting.tables import training as training_tables
 from hsproto.runs import run as run_lib
@@ -122,6 +124,10 @@ def _study(args):
     made_with = ", ".join(f"{name} {version}" for name, version in records.made_with.items())
     head = f"# {len(records.trials)} trials, {len(records.runs)} runs: {records.regime}\n"
     sections = [table_lib.to_markdown(table) for table in tables]
+    if figure := collapse_figure.figure(records):
+        os.makedirs(os.path.join(args.out, "figures"), exist_ok=True)
+        style.save(figure, [os.path.join(args.out, "figures/collapse.png")])
+        sections.append("![Collapse and what it brings](figures/collapse.png)\n")
     path = os.path.join(args.out, "report.md")
     write_text(path, "\n".join([head, f"{table_lib.escape(made_with)}\n", *sections]))
     print(sections[0], path, sep="\n")

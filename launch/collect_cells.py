@@ -37,8 +37,13 @@ def collect(out: pathlib.Path, path: pathlib.Path) -> int:
         for cell in protocol.runs(study, dataset, method, protocol.drawn(method, best)):
             if run := _run(cell, out, versions):
                 runs.append(run)
-    titles = {name: method.title for name, method in protocol.METHODS.items()}
-    found = records.Records("heads", protocol.BASELINE, titles, trials, runs, versions | _machine())
+    methods = {
+        name: records.Method(method.title, method.values["loss"])
+        for name, method in protocol.METHODS.items()
+    }
+    found = records.Records(
+        "heads", protocol.BASELINE, methods, trials, runs, versions | _machine()
+    )
     records.write(str(path), found)
     print(f"{path}: {len(trials)} trials, {len(runs)} runs")
     return 0
@@ -55,7 +60,10 @@ def _trial(cell, out):
         return None
     accuracy = summary and summary["test"]["accuracy"]
     drawn = protocol.drawn(cell.method, cell.number)
-    return records.Trial(cell.head, cell.set, cell.method, cell.number, drawn, accuracy)
+    metrics = summary and _metrics(summary)
+    return records.Trial(
+        cell.head, cell.set, cell.method, cell.number, drawn, _rounded(accuracy), metrics
+    )
 
 
 def _run(cell, out, versions):
@@ -67,12 +75,9 @@ def _run(cell, out, versions):
     metrics, right = None, np.zeros(0, bool)
     if not diverged:
         versions |= summary["versions"]
-        metrics = {name: summary["train"][name] for name in _TRAIN if name in summary["train"]}
+        metrics = _metrics(summary)
         metrics |= {name: summary["test"][name] for name in _TEST if name in summary["test"]}
-        metrics |= {
-            "train_accuracy": summary["train"]["accuracy"],
-            "test_nc1": summary["test"]["nc1"],
-        }
+        metrics |= {"test_nc1": summary["test"]["nc1"]}
         metrics |= json.loads(measured.read_text()) if cell.measure else {}
         metrics = {name: _rounded(value) for name, value in metrics.items()}
         classes = summary["config"]["num_classes"]
@@ -89,6 +94,13 @@ def _run(cell, out, versions):
         metrics,
         right,
     )
+
+
+def _metrics(summary):
+    """What is measured on the rows trained on."""
+    train = summary["train"]
+    found = {name: _rounded(train[name]) for name in _TRAIN if name in train}
+    return found | {"train_accuracy": _rounded(train["accuracy"])}
 
 
 def _rounded(value):

@@ -8,6 +8,7 @@ import pytest
 from hsproto import report
 from hsproto.errors import UserError
 from hsproto.reporting.claims import claims, paired, records, tables
+from hsproto.reporting.claims import collapse as collapse_lib
 
 SEEDS, IMAGES = 5, 400
 
@@ -20,7 +21,12 @@ def run_of(method, seed, rate, study="accuracy", dataset="cifar10", variant="", 
 
 
 def records_of(runs, trials=()):
-    methods = {"ce": "CE", "normface": "NormFace", "ntce": "NTCE", "nonl": "NONL"}
+    methods = {
+        "ce": records.Method("CE", "cross_entropy"),
+        "normface": records.Method("NormFace", "normface"),
+        "ntce": records.Method("NTCE", "ntce"),
+        "nonl": records.Method("NONL", "nonl"),
+    }
     return records.Records("heads", "ce", methods, list(trials), list(runs), {"jax": "1"})
 
 
@@ -114,14 +120,16 @@ def test_level_needs_an_interval_within_half_a_point():
     ce = accuracies({"ce": 0.5})
     same = [run._replace(method="scl_fp") for run in ce]
     found = records_of(ce + same)
-    found.methods["scl_fp"] = "SCL+FP"
+    found.methods["scl_fp"] = records.Method("SCL+FP", "scl")
     assert judged(found, "scl_fp", "ce").word == claims.HOLDS
     far = accuracies({"scl_fp": 0.3})
     assert judged(found._replace(runs=ce + far), "scl_fp", "ce").word == claims.FAILS
 
 
 def trial(number, held_out, method="ce"):
-    return records.Trial("linear", "cifar10", method, number, {"base_lr": f"{number}"}, held_out)
+    metrics = None if held_out is None else {"nc1": 1.0 / held_out, "train_accuracy": 0.9}
+    values = {"base_lr": f"{number}"}
+    return records.Trial("linear", "cifar10", method, number, values, held_out, metrics)
 
 
 def test_the_best_trial_is_chosen_and_divergence_loses():
@@ -171,3 +179,14 @@ def test_a_report_of_records_has_all_tables(tmp_path, capsys):
     assert "| 60.00 ± 0.00 (n=5) |" in text  # the mean of both other sets
     assert "| linear | cifar10 | CE | base\\_lr 0 | 50.00 | 2 | 1 |".replace("\\_", "_") in text
     assert "## Verdicts" in capsys.readouterr().out
+
+
+def test_collapse_that_helps_is_told_from_training_accuracy_that_does():
+    random = np.random.default_rng(0)
+    fitted, collapse, noise = random.normal(size=(3, 200))
+    helped = collapse + 2 * fitted + 0.1 * noise
+    assert collapse_lib.partial(collapse, helped, fitted) > 0.9
+    only_fitted = 2 * fitted + 0.1 * noise
+    assert abs(collapse_lib.partial(collapse + fitted, only_fitted, fitted)) < 0.2
+    assert collapse_lib.partial(collapse[:3], helped[:3], fitted[:3]) is None
+    assert collapse_lib.partial(np.ones(9), helped[:9], fitted[:9]) is None

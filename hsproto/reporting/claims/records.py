@@ -4,8 +4,9 @@ JSON with a line per trial and run, small enough to be committed:
 
 regime     the name of the study's setting
 baseline   the method that others are compared with
-methods    {name: title}, in the order of tables
-trials     {head, set, method, trial, values, held_out: accuracy on held-out rows, null: diverged}
+methods    {name: {title, loss}}, in the order of tables; loss as in `hsproto.methods`
+trials     {head, set, method, trial, values, held_out: accuracy on held-out rows, null: diverged,
+           metrics: of the training rows, null: diverged}
 runs       {study, head, set, method, variant, seed, values, metrics: {name: value}, right}
            metrics is null for a run that diverged; right tells which test images are classified
            correctly: their bits, most significant first, compressed by zlib, in base64
@@ -27,6 +28,13 @@ from hsproto.runs.files import write_text
 _VERSION = 1
 
 
+class Method(NamedTuple):
+    """What is compared; `loss` as in `hsproto.methods`."""
+
+    title: str
+    loss: str
+
+
 class Trial(NamedTuple):
     """A run that was made to choose values, on held-out rows of the training set."""
 
@@ -36,6 +44,7 @@ class Trial(NamedTuple):
     trial: int
     values: dict[str, str]
     held_out: float | None
+    metrics: dict[str, float] | None
 
 
 class Run(NamedTuple):
@@ -57,7 +66,7 @@ class Records(NamedTuple):
 
     regime: str
     baseline: str
-    methods: dict[str, str]
+    methods: dict[str, Method]
     trials: list[Trial]
     runs: list[Run]
     made_with: dict[str, str]
@@ -69,7 +78,7 @@ def write(path: str, records: Records) -> None:
         "version": _VERSION,
         "regime": records.regime,
         "baseline": records.baseline,
-        "methods": records.methods,
+        "methods": {name: method._asdict() for name, method in records.methods.items()},
         "made_with": records.made_with,
     }
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -110,8 +119,9 @@ def read(path: str | os.PathLike) -> Records:
             raise UserError(f"{path} is of a newer version of hsproto")
         trials = [Trial(**values) for values in found["trials"]]
         runs = [Run(**values | {"right": _unpacked(values["right"])}) for values in found["runs"]]
-        head: dict[str, Any] = {key: found[key] for key in ("regime", "baseline", "methods")}
-        records = Records(**head, trials=trials, runs=runs, made_with=found["made_with"])
+        methods = {name: Method(**values) for name, values in found["methods"].items()}
+        head: dict[str, Any] = {key: found[key] for key in ("regime", "baseline", "made_with")}
+        records = Records(**head, methods=methods, trials=trials, runs=runs)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, zlib.error) as error:

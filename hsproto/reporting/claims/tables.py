@@ -2,6 +2,7 @@
 
 from hsproto.metrics import METRICS
 from hsproto.reporting.claims import claims as claims_lib
+from hsproto.reporting.claims import collapse as collapse_lib
 from hsproto.reporting.claims import paired
 from hsproto.reporting.claims.claims import Comparisons
 from hsproto.reporting.claims.records import Records, chosen
@@ -59,18 +60,18 @@ def build(records: Records) -> list[Table]:
             tables.append(measures(records, comparisons, study, measured))
     if "accuracy" in studies:
         tables.append(measures(records, comparisons, "accuracy", _GEOMETRY, "geometry"))
-    return [*tables, choices(records)]
+    return [*tables, collapse_lib.table(records), choices(records)]
 
 
 def verdicts(records: Records, comparisons: Comparisons) -> Table:
     """Return the table of claims: verdict, effect with interval per set, corrected p."""
-    rows = []
+    rows, titles = [], {name: method.title for name, method in records.methods.items()}
     for claim in claims_lib.CLAIMS:
         if not {claim.first, claim.second} <= set(records.methods):
             continue
         verdict = claims_lib.judge(claim, comparisons)
         effects = "; ".join(_effect(cell, claim.metric) for cell in verdict.cells)
-        text = claim.text.format(**records.methods)
+        text = claim.text.format(**titles)
         source = claim.source or "not the paper's"
         rows.append(((text, source), (verdict.word, effects or None)))
     note = (
@@ -102,9 +103,9 @@ def accuracies(records: Records, comparisons: Comparisons, study: str) -> Table:
     columns, rows = [], []
     for place in places:
         name = ", ".join(filter(None, place))
-        columns += [name, f"{name}, less {records.methods[records.baseline]}"]
+        columns += [name, f"{name}, less {records.methods[records.baseline].title}"]
     best = {place: _best(records, comparisons, study, place) for place in places}
-    for method, title in records.methods.items():
+    for method, (title, _) in records.methods.items():
         cells = []
         for place in places:
             runs = comparisons.runs(study, *place, method)
@@ -151,7 +152,7 @@ def measures(
     """Return further measures of a study's runs, a row per set and method."""
     rows = []
     for place in comparisons.places(study):
-        for method, title in records.methods.items():
+        for method, (title, _) in records.methods.items():
             runs = comparisons.runs(study, *place, method)
             cells = tuple(_mean(runs, metric) for metric in metrics)
             if any(cell is not None for cell in cells):
@@ -183,7 +184,7 @@ def choices(records: Records) -> Table:
         held_out = None if best is None else f"{100 * best.held_out:.2f}"
         diverged = sum(trial.held_out is None for trial in found)
         cells = (values, held_out, str(len(found)), str(diverged))
-        rows.append(((head, dataset, records.methods[method]), cells))
+        rows.append(((head, dataset, records.methods[method].title), cells))
     note = "Accuracy in percent on held-out training rows; of equal trials the first."
     return Table(
         "choices", "Chosen values", note, ("head", "set", "method"),

@@ -1,0 +1,143 @@
+"""Does collapse help or hurt? What runs achieve against how far they have collapsed.
+
+Collapse is -log NC1 of the rows trained on. The correlation is Spearman's partial one: of ranks,
+given the accuracy on the rows trained on, so that collapse does not stand for having learned more.
+Trials differ in rate, temperature and weight decay as well as in the loss; the interval draws them
+anew. `within` ranks them among the trials of their own loss alone.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from hsproto.reporting.claims.claims import values
+from hsproto.reporting.claims.records import Records
+from hsproto.reporting.table import Table
+
+_SAMPLES = 1000
+_LEAST = 8  # points that a correlation is told of
+OUTCOMES = {
+    "held_out": "accuracy, held-out rows",
+    "accuracy": "accuracy, test set",
+    "transfer": "transfer",
+    "ood_knn": "detection of other sets",
+    "map@r": "MAP@R",
+}
+
+
+class Points(NamedTuple):
+    """Trials or runs of a set.
+
+    Attributes:
+        methods: Names, N.
+        collapse: -log NC1 of the training rows, float [N].
+        fitted: The accuracy on the training rows, float [N].
+        outcome: What was achieved, float [N].
+    """
+
+    methods: list[str]
+    collapse: np.ndarray
+    fitted: np.ndarray
+    outcome: np.ndarray
+
+
+def points(records: Records, outcome: str) -> Iterator[tuple[str, Points]]:
+    """Yield (set, points) of an outcome: of trials for "held_out", else of runs of "accuracy"."""
+    if outcome == "held_out":
+        rows = [
+            (trial.set, trial.method, trial.metrics, trial.held_out)
+            for trial in records.trials
+            if trial.head == "linear" and trial.metrics is not None
+        ]
+    else:
+        rows = [
+            (run.set, run.method, run.metrics, values(run, outcome))
+            for run in records.runs
+            if run.study == "accuracy" and run.metrics is not None
+        ]
+    rows = [row for row in rows if row[3] is not None and _is_measured(row[2])]
+    for dataset in dict.fromkeys(row[0] for row in rows):
+        own = [row for row in rows if row[0] == dataset]
+        yield (
+            dataset,
+            Points(
+                [row[1] for row in own],
+                -np.log([row[2]["nc1"] for row in own]),
+                np.array([row[2]["train_accuracy"] for row in own]),
+                np.array([row[3] for row in own]),
+            ),
+        )
+
+
+def _is_measured(metrics):
+    return (metrics.get("nc1") or 0) > 0 and metrics.get("train_accuracy") is not None
+
+
+def partial(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> float | None:
+    """Return Spearman's partial correlation; None where it is undefined or of too few points."""
+    ranks = np.stack([_ranks(rows) for rows in (first, second, given)])
+    if ranks.shape[1] < _LEAST or (ranks.std(axis=1) == 0).any():
+        return None
+    ab, ac, bc = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]
+    rest = (1 - ac**2) * (1 - bc**2)
+    return float((ab - ac * bc) / np.sqrt(rest)) if rest > 1e-12 else None
+
+
+def _ranks(rows):
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, where, counts = np.unique(rows, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[where]
+
+
+def _within(found: Points) -> Points:
+    """The same with every number as its rank among those of its own method, of 0..1."""
+    arrays = [np.array(rows, float) for rows in found[1:]]
+    for method in dict.fromkeys(found.methods):
+        own = np.array([name == method for name in found.methods])
+        for rows in arrays:
+            rows[own] = _ranks(rows[own]) / max(own.sum() - 1, 1)
+    return Points(found.methods, *arrays)
+
+
+def table(records: Records) -> Table:
+    """Return the partial correlations of what was achieved with collapse, with 95 % intervals."""
+    rows = []
+    for outcome, title in OUTCOMES.items():
+        for dataset, found in points(records, outcome):
+            # Seeds of one setting say the same: all that is drawn anew there is the method.
+            draw = _by_row if outcome == "held_out" else _by_method
+            cells = [_interval(found, draw)]
+            cells.append(_interval(_within(found), draw) if outcome == "held_out" else None)
+            rows.append(((title, dataset), (str(len(found.methods)), *cells)))
+    note = (
+        "Spearman's partial correlation with collapse (-log NC1 of the training rows), given "
+        "training accuracy; above 0: collapse helps. 95 % intervals: trials drawn anew, for runs "
+        "the methods. Within losses: each trial ranked among those of its loss."
+    )
+    columns = ("n", "all losses", "within losses")
+    return Table("collapse", "Does collapse help?", note, ("outcome", "set"), columns, rows)
+
+
+def _by_row(found: Points, random: np.random.Generator) -> np.ndarray:
+    return random.integers(len(found.methods), size=len(found.methods))
+
+
+def _by_method(found: Points, random: np.random.Generator) -> np.ndarray:
+    names = list(dict.fromkeys(found.methods))
+    where = {name: [i for i, n in enumerate(found.methods) if n == name] for name in names}
+    drawn = random.integers(len(names), size=len(names))
+    return np.concatenate([where[names[i]] for i in drawn])
+
+
+def _interval(found: Points, draw: Callable) -> str | None:
+    mean = partial(found.collapse, found.outcome, found.fitted)
+    if mean is None:
+        return None
+    random, samples = np.random.default_rng(0), []
+    for _ in range(_SAMPLES):
+        rows = draw(found, random)
+        value = partial(found.collapse[rows], found.outcome[rows], found.fitted[rows])
+        samples += [] if value is None else [value]
+    low, high = np.quantile(samples, (0.025, 0.975))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
