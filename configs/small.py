@@ -10,7 +10,7 @@ scl trains with its head and on two views with the paper's augmentation. The tem
 paper recommends, 0.2 for few classes and 0.1 for many; batches of many classes are larger, to hold
 most of them. `embedding=signed` can form a simplex, the paper's `pooled` cannot.
 
-Results over losses, data sets and seeds: docs/results/README.md.
+Results over losses, data sets and seeds: docs/results/small/README.md.
 """
 
 from hsproto import recipes

@@ -6,7 +6,7 @@ hsproto train --workdir=runs/small_longtail \
 
 Class sizes are those of the paper's tails, 12,406 images in all for CIFAR-10 at 0.01. Values are
 those of configs/small.py except for epochs and crops; `loss`, `imbalance_factor`, `subset_seed` and
-the methods for long tails are as in configs/longtail.py. Results: docs/results/README.md.
+the methods for long tails are as in configs/longtail.py. Results: docs/results/small/README.md.
 """
 
 from hsproto import recipes
