@@ -53,10 +53,14 @@ def test_an_interval_over_images_is_as_wide_as_theory_says():
     assert found.p == 1 / paired.SAMPLES
 
 
-def test_an_interval_over_seeds_is_that_of_the_plug_in_variance():
-    gaps = np.random.default_rng(0).normal(size=60)
-    found = paired.of_seeds(gaps, np.zeros(60))
-    assert found.high - found.low == pytest.approx(2 * 1.96 * gaps.std() / np.sqrt(60), rel=0.05)
+def test_an_interval_over_seeds_is_student_s():
+    found = paired.of_seeds([0.52, 0.55, 0.51, 0.54], [0.5, 0.5, 0.5, 0.5])
+    assert found.mean == pytest.approx(0.03)
+    # sd 0.018257, standard error 0.0091287, t(0.975, 3) = 3.18245
+    assert (found.low, found.high) == pytest.approx((0.03 - 0.029052, 0.03 + 0.029052), abs=1e-6)
+    assert found.p == pytest.approx(0.0463, abs=5e-4)
+    assert paired.of_seeds([0.5, 0.5], [0.5, 0.5]).p == 1
+    assert paired.of_seeds([0.6, 0.6], [0.5, 0.5]).p == 0
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
