@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import numpy as np
+from image_features import first_of_each_class
 from protocol import CLASSES, NEW_CLASSES, SHOTS, Cell
 from sklearn.linear_model import LogisticRegression
 
@@ -87,7 +88,7 @@ def _transfer(cell, features, workdir):
 
 def _transferred(run, data):
     labels = np.asarray(data.array("labels"))
-    rows = _first_of_each(labels, TRANSFER_ROWS // len(np.unique(labels)))
+    rows = first_of_each_class(labels, TRANSFER_ROWS // len(np.unique(labels)))
     train = data.embedded(run, "", rows)
     test_labels = np.asarray(data.array("test_labels"))
     test = data.embedded(run, "test_", np.arange(len(test_labels)))
@@ -102,10 +103,6 @@ def _transferred(run, data):
 
     best = max(STRENGTHS, key=on_held_out)
     return float(fitted(best, np.ones(len(rows), bool)).score(test, test_labels))
-
-
-def _first_of_each(labels, count):
-    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
 
 
 def _new_classes(cell, features, workdir):

@@ -6,6 +6,7 @@ is read for them; all runs that count use what was chosen.
 """
 
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -229,6 +230,12 @@ def groups(studies: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         for dataset in STUDIES[study].sets:
             for method in STUDIES[study].methods:
                 yield study, dataset, method
+
+
+def is_finished(cell: Cell, out: pathlib.Path) -> bool:
+    """Return whether a cell has been trained and measured, or has diverged."""
+    last = "measured.json" if cell.measure else "summary.json"
+    return (out / cell.name / "failed.json").exists() or (out / cell.name / last).exists()
 
 
 def best(accuracies: list[float | None]) -> int:

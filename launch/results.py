@@ -26,19 +26,15 @@ from jobs import Job, add_flags, flags_mistake, make_parser, make_pool, owned, r
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def is_finished(cell, out):
-    folder = out / cell.name
-    last = "measured.json" if cell.measure else "summary.json"
-    return (folder / "failed.json").exists() or (folder / last).exists()
-
-
 def job(name, cells, args):
     """Return the job that trains and measures cells in one process."""
     folder = args.out / "groups" / name
     listed = folder / "cells.json"
 
     def result():
-        return f"{len(cells)} runs" if all(is_finished(c, args.out) for c in cells) else None
+        return (
+            f"{len(cells)} runs" if all(protocol.is_finished(c, args.out) for c in cells) else None
+        )
 
     def begin():
         work = {"features": str(args.features), "out": str(args.out), "cells": cells}
@@ -68,7 +64,7 @@ def run_jobs(args, groups):
     found = {}
     for study, dataset, method in groups:
         trials = protocol.trials(protocol.STUDIES[study].head, dataset, method)
-        if all(is_finished(cell, args.out) for cell in trials):
+        if all(protocol.is_finished(cell, args.out) for cell in trials):
             try:
                 best = protocol.best(validation_accuracies(trials, args.out))
             except ValueError as error:

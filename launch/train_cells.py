@@ -15,6 +15,7 @@ from typing import Any
 
 import measure_cells
 import numpy as np
+import protocol
 from protocol import HELD_OUT, NEW_CLASSES, Cell
 
 from hsproto import head, train
@@ -52,19 +53,12 @@ def run(cell: Cell, features: pathlib.Path, workdir: pathlib.Path) -> bool:
     return True
 
 
-def is_finished(cell: Cell, workdir: pathlib.Path) -> bool:
-    if (workdir / "failed.json").exists():
-        return True
-    last = "measured.json" if cell.measure else "summary.json"
-    return (workdir / last).exists()
-
-
 def main() -> int:
     work = json.loads(pathlib.Path(sys.argv[1]).read_text())
     features, out = pathlib.Path(work["features"]), pathlib.Path(work["out"])
     for values in work["cells"]:
         cell = Cell(*values)
-        if not is_finished(cell, out / cell.name) and not run(cell, features, out / cell.name):
+        if not protocol.is_finished(cell, out) and not run(cell, features, out / cell.name):
             return 1  # told to stop
     return 0
 

@@ -8,6 +8,7 @@ from small_runs import ROOT
 
 sys.path.insert(0, str(ROOT / "launch"))
 import collect_cells
+import image_features
 import measure_cells
 import protocol
 import train_cells
@@ -38,6 +39,15 @@ def test_methods_on_the_sphere_share_their_trials():
     assert len(sphere) == 5
     for trial in range(protocol.TRIALS):
         assert len({tuple(protocol.drawn(method, trial).items()) for method in sphere}) == 1
+
+
+def test_images_are_taken_by_class_and_have_three_channels():
+    labels = np.array([1, 0, 1, 0, 0, 1])
+    assert image_features.first_of_each_class(labels, 2).tolist() == [0, 1, 2, 3]
+    assert image_features.first_of_each_class(labels, 0).tolist() == list(range(6))
+    grey = np.full((4, 4, 1), 7, np.uint8)
+    assert (image_features._resized(grey, 8) == 7).all()
+    assert image_features._resized(grey, 8).shape == (8, 8, 3)
 
 
 def test_runs_differ_from_each_other_in_method_seed_and_variant_alone():
@@ -93,7 +103,7 @@ def test_a_study_goes_from_trials_to_verdicts(features, tmp_path, monkeypatch):
         cells += protocol.runs("accuracy", "cifar10", method, protocol.drawn(method, 0))
         for cell in cells:
             assert train_cells.run(cell, features, out / cell.name)
-            assert train_cells.is_finished(cell, out / cell.name)
+            assert protocol.is_finished(cell, out)
     collect_cells.collect(out, tmp_path / "heads.json")
     found = records.read(tmp_path / "heads.json")
     assert len(found.trials) == 1 and len(found.runs) == 1
