@@ -10,9 +10,10 @@ from sklearn.linear_model import LogisticRegression
 
 from hsproto import inference
 from hsproto.evaluation import calibration, ood, retrieval
-from hsproto.runs.files import write_npz
 
 TRANSFER_ROWS = 5000  # of each other set, the first of each class
+NEIGHBORS = 10_000  # training rows, as many of each class, among which the K-th neighbor is
+K = 50
 STRENGTHS = (1.0, 10.0, 100.0)  # 1/λ of logistic regression on embeddings of unit length
 _PART = 10_000
 
@@ -63,21 +64,29 @@ def _others(cell):
 
 def _ood(cell, features, workdir):
     """Against the test sets of the others; CIFAR-10 and 100 share no class, but scenes."""
-    paths = {str(_test_set(features, name)): name for name in _others(cell)}
-    ood.main([f"--workdir={workdir}", "--other", *paths])
+    run, data = inference.load(str(workdir)), Set(features / cell.set)
+    prototypes = _unit(run.prototypes)
+    rows = first_of_each_class(np.asarray(data.array("labels")), NEIGHBORS // CLASSES[cell.set])
+    train = data.embedded(run, "", rows)
+
+    def scores(name):
+        other = Set(features / name)
+        found = other.embedded(run, "test_", np.arange(len(other.array("test_labels"))))
+        return {"max_cosine": (found @ prototypes.T).max(axis=1), "knn": _kth_cosine(found, train)}
+
+    own = scores(cell.set)
     return {
-        f"ood_{score}_{paths[path]}": values["auroc"]
-        for path, scores in _stored(workdir, "ood")["others"].items()
-        for score, values in scores.items()
+        f"ood_{score}_{name}": ood.auroc(own[score], values)
+        for name in _others(cell)
+        for score, values in scores(name).items()
     }
 
 
-def _test_set(features, name):
-    """The test features of a set as a file of their own, as `hsproto ood` reads them."""
-    path = features / f"{name}_test.npz"
-    if not path.exists():
-        write_npz(str(path), {"features": np.load(features / name / "test_features.npy")})
-    return path
+def _kth_cosine(queries, others):
+    """The cosine with the k-th nearest of others, float32 [N]."""
+    k = min(K, len(others))
+    parts = np.array_split(queries, max(1, len(queries) // 1000))
+    return np.concatenate([np.partition(part @ others.T, -k, axis=1)[:, -k] for part in parts])
 
 
 def _transfer(cell, features, workdir):

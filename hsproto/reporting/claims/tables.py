@@ -19,7 +19,6 @@ _PERCENT = {
     "map@r": "MAP@R",
     "transfer": "transfer",
     "ood_max_cosine": "OOD, cosine",
-    "ood_energy": "OOD, energy",
     "ood_knn": "OOD, 50th neighbor",
     "accuracy_many": "many-shot",
     "accuracy_medium": "medium-shot",
@@ -38,7 +37,7 @@ _GEOMETRY = (
 _MEASURED = {
     "accuracy": (
         "accuracy_class_means", "train_accuracy", "ece", "ece_fitted", "recall@1", "map@r",
-        "transfer", "ood_max_cosine", "ood_energy", "ood_knn",
+        "transfer", "ood_max_cosine", "ood_knn",
     ),
     "longtail": ("accuracy_many", "accuracy_medium", "accuracy_few"),
     "longtail_adjusted": ("accuracy_many", "accuracy_medium", "accuracy_few"),
