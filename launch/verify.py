@@ -1,5 +1,6 @@
 """Whether the tables of docs/results are those that its records give."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from interpreter import interpreter
 def verify(folder: pathlib.Path) -> int:
     """Recompute all tables of the records FOLDER/NAME.json and compare them with FOLDER/NAME/.
 
-    README.md of the folder must hold the table of verdicts, too. Prints what differs; returns an
-    exit status.
+    That folder is as `hsproto report` writes it, but for tables/*.md, which report.md holds, too.
+    README.md of the folder must hold the table of verdicts. Prints what differs; returns an exit
+    status.
     """
     records = sorted(folder.glob("*.json"))
     if not records:
@@ -38,18 +40,17 @@ def _differences(path):
             what = "is missing" if name not in old else "differs" if name in new else "is no table"
             yield f"{path.with_suffix('') / name} {what}"
     readme = path.parent / "README.md"
-    if not readme.exists() or _rows(new["tables/verdicts.md"]) not in readme.read_text():
+    if not readme.exists() or _rows(new["report.md"]) not in readme.read_text():
         yield f"{readme} does not hold the verdicts of {path}"
 
 
 def _files(folder):
-    return {
-        str(path.relative_to(folder)): path.read_text()
-        for path in folder.rglob("*")
-        if path.suffix in (".md", ".csv")
-    }
+    paths = [*folder.glob("*.md"), *folder.glob("tables/*.csv")]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
-def _rows(table):
-    """The lines of a Markdown table, without title and note."""
-    return "\n".join(line for line in table.splitlines() if line.startswith("|"))
+def _rows(report):
+    """The first table of a report, that of the verdicts."""
+    lines = report.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("|"), lines[start:]))
