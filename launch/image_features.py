@@ -103,8 +103,10 @@ def main():
     parser.add_argument("--images_per_class", default="0/0", help="TRAIN/TEST; 0: all")
     args = parser.parse_args()
     counts = tuple(int(count) for count in args.images_per_class.split("/"))
-    network = None
-    for name in args.sets.split(","):
+    names, network = args.sets.split(","), None
+    if missing := [name for name in names if not (args.source / f"{name}.npz").exists()]:
+        parser.error(f"--from={args.source} has no {missing[0]}.npz")
+    for name in names:
         if not (args.out / name).exists():
             network = network or Network(args.side)
             make(network, args.source / f"{name}.npz", args.out / name, counts)

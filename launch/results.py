@@ -21,7 +21,7 @@ import time
 
 import protocol
 from interpreter import interpreter
-from jobs import Job, add_flags, flags_mistake, make_parser, make_pool, owned, read_value, usage
+from jobs import Job, make_parser, make_pool, owned, read_value, usage
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -75,29 +75,42 @@ def run_jobs(args, groups):
     return found
 
 
+def flags_mistake(args, sets):
+    """Return what is wrong with the flags, or None."""
+    if not args.out or args.jobs < 1:
+        return "--out is needed, and --jobs must be at least 1"
+    for given, known in ((args.studies, protocol.STUDIES), (sets, protocol.SETS)):
+        if unknown := [name for name in given if name not in known]:
+            return f"{unknown[0]} must be one of: {', '.join(known)}"
+    if args.collect:
+        return None if (args.out / "trials").is_dir() else f"--out={args.out} holds no study"
+    if not args.features:
+        return "--features is needed: launch/image_features.py makes them"
+    # Runs are measured on all sets.
+    missing = [name for name in protocol.SETS if not (args.features / name).is_dir()]
+    return f"--features={args.features} has no folder {missing[0]}" if missing else None
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(protocol.STUDIES))
     parser.add_argument("--features", type=pathlib.Path, help="of launch/image_features.py")
-    parser.add_argument("--sets", help=f"some of {','.join(protocol.SETS)}")
+    parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
+    parser.add_argument("--sets", default=",".join(protocol.SETS), help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=1, help="groups of runs at a time")
     parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     parser.add_argument("--collect", type=pathlib.Path, metavar="FILE")
-    add_flags(parser, seeds=len(protocol.SEEDS))
+    parser.set_defaults(gpus=None)
     args = parser.parse_args()
     args.studies = args.studies or list(protocol.STUDIES)
-    if unknown := [name for name in args.studies if name not in protocol.STUDIES]:
-        return usage(f"STUDY {unknown[0]} must be one of: {', '.join(protocol.STUDIES)}")
-    if mistake := flags_mistake(args):
+    sets = args.sets.split(",")
+    if mistake := flags_mistake(args, sets):
         return usage(mistake)
-    if args.seeds != len(protocol.SEEDS):
-        return usage("--seeds is the protocol's")
     if args.collect:
-        import collect_cells
+        import collect_cells  # hsproto's packages, which launchers do without
 
         return collect_cells.collect(args.out, args.collect)
-    if not args.features:
-        return usage("--features is needed: launch/image_features.py makes them")
-    sets = args.sets.split(",") if args.sets else protocol.SETS
     args.out, args.features = args.out.resolve(), args.features.resolve()
     groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
     end = time.monotonic() + 60 * args.until if args.until else None

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from hsproto.metrics import defined, format_number
 from hsproto.runs.files import csv_text
 
+_WORDS = 40  # letters; longer cells are sentences
+
 
 class Value(NamedTuple):
     """What was measured over seeds, and the paper's number for it.
@@ -91,10 +93,17 @@ def to_markdown(table: Table) -> str:
     lines += [escape(table.note), ""] if table.note else []
     head = [*map(escape, (*table.labels, *table.columns))]
     lines.append(f"| {' | '.join(head)} |")
-    lines.append("|---" * len(table.labels) + "|---:" * len(table.columns) + "|")
+    columns = [[cells[i] for _, cells in table.rows] for i in range(len(table.columns))]
+    lines.append("|---" * len(table.labels) + "".join(map(_rule, columns)) + "|")
     for labels, cells in table.rows:
         lines.append(f"| {' | '.join([*map(escape, labels), *map(_cell, cells)])} |")
     return "\n".join(lines) + "\n"
+
+
+def _rule(cells):
+    """The rule below a column's title: sentences stand left, numbers and words right."""
+    sentences = any(isinstance(cell, str) and len(cell) > _WORDS for cell in cells)
+    return "|---" if sentences else "|---:"
 
 
 def to_csv(table: Table) -> str:
