@@ -18,35 +18,37 @@ _TRAIN = (
 _TEST = ("accuracy", "accuracy_class_means", "accuracy_many", "accuracy_medium", "accuracy_few")
 
 
-def collect(out: pathlib.Path, path: pathlib.Path) -> int:
-    """Write the records of all finished trials and runs."""
-    trials, runs, versions = [], [], {}
-    heads = dict.fromkeys(
-        (study.head, name) for study in protocol.STUDIES.values() for name in study.sets
-    )
-    for head, dataset in heads:
-        for method in protocol.METHODS:
-            found = [_trial(cell, out) for cell in protocol.trials(head, dataset, method)]
-            trials += [trial for trial in found if trial]
-    for study, dataset, method in protocol.groups(tuple(protocol.STUDIES)):
-        head = protocol.STUDIES[study].head
-        made = [t for t in trials if (t.head, t.set, t.method) == (head, dataset, method)]
-        if len(made) < protocol.TRIALS:
+def collect(out: pathlib.Path, folder: pathlib.Path) -> int:
+    """Write the records of all finished trials and runs, a file per regime that has any."""
+    for regime, studies in protocol.REGIMES.items():
+        found = _records(out, regime, studies)
+        if found.trials:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{regime}.json"
+            records.write(str(path), found)
+            print(f"{path}: {len(found.trials)} trials, {len(found.runs)} runs")
+    return 0
+
+
+def _records(out, regime, studies):
+    trials, runs, versions = {}, [], {}
+    for study, dataset, method in protocol.groups(studies):
+        place = protocol.STUDIES[study].head, dataset, method
+        if place not in trials:
+            made = [_trial(cell, out) for cell in protocol.trials(*place)]
+            trials[place] = [trial for trial in made if trial]
+        if len(trials[place]) < protocol.HEADS[place[0]].trials:
             continue
-        best = protocol.best([trial.held_out for trial in made])
-        for cell in protocol.runs(study, dataset, method, protocol.drawn(method, best)):
-            if run := _run(cell, out, versions):
-                runs.append(run)
+        best = protocol.best([trial.held_out for trial in trials[place]])
+        cells = protocol.runs(study, dataset, method, trials[place][best].values)
+        runs += filter(None, (_run(cell, out, versions) for cell in cells))
     methods = {
         name: records.Method(method.title, method.values["loss"])
         for name, method in protocol.METHODS.items()
     }
-    found = records.Records(
-        "heads", protocol.BASELINE, methods, trials, runs, versions | _machine()
-    )
-    records.write(str(path), found)
-    print(f"{path}: {len(trials)} trials, {len(runs)} runs")
-    return 0
+    listed = [trial for made in trials.values() for trial in made]
+    found = versions | _machine()
+    return records.Records(regime, protocol.BASELINE, methods, listed, runs, found)
 
 
 def _summary(folder):
@@ -59,7 +61,7 @@ def _trial(cell, out):
     if summary is None and not (out / cell.name / "failed.json").exists():
         return None
     accuracy = summary and summary["test"]["accuracy"]
-    drawn = protocol.drawn(cell.method, cell.number)
+    drawn = protocol.drawn(cell.head, cell.method, cell.number)
     metrics = summary and _metrics(summary)
     return records.Trial(
         cell.head, cell.set, cell.method, cell.number, drawn, _rounded(accuracy), metrics

@@ -10,8 +10,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-TRIALS = 12  # of each method on each set
-SEEDS = range(5)
 HELD_OUT = 0.1  # of the training rows of each class, in trials
 
 
@@ -62,22 +60,57 @@ BASELINE = "ce"
 
 
 class Head(NamedTuple):
-    """What stands on the features. `sets` are searched and run with it."""
+    """What is trained, and how often.
+
+    Attributes:
+        title: In words.
+        values: Keys of the config.
+        sets: Those that are searched and run.
+        recipe: Of configs/, on images; empty: `hsproto head` on features.
+        trials: Of each method on each set.
+        seeds: Of the runs that count.
+        trial_values: Keys of trials alone.
+        search: Ranges in the place of a method's own.
+    """
 
     title: str
     values: dict[str, str]
     sets: tuple[str, ...]
+    recipe: str = ""
+    trials: int = 12
+    seeds: range = range(5)
+    trial_values: dict[str, str] = {"validation_share": str(HELD_OUT)}
+    search: dict[str, dict[str, Range]] = {}
 
 
 SETS = ("cifar100", "cifar10", "fashion_mnist")
 CLASSES = {"cifar100": 100, "cifar10": 10, "fashion_mnist": 10}
+_SHORT = {"epochs": "10", "batch_size": "512"}
+_STEEP = {"base_lr": Range(0.1, 3.0)}
 HEADS = {
-    "linear": Head("linear, signed", {"embedding": "signed"}, SETS),
+    "linear": Head("linear, signed", _SHORT | {"embedding": "signed"}, SETS),
     "mlp": Head(
-        "hidden layer, ReLU", {"embedding": "pooled", "hidden_layers": "512"}, ("cifar100",)
+        "hidden layer, ReLU",
+        _SHORT | {"embedding": "pooled", "hidden_layers": "512"},
+        ("cifar100",),
+    ),
+    "scratch": Head(
+        "conv net from scratch",
+        {
+            "epochs": "30",
+            "batch_size": "256",
+            "crop_scale": "0.4/1",
+            "checkpoint_every_epochs": "5",
+        },
+        ("cifar100", "cifar10"),
+        recipe="small",
+        trials=6,
+        seeds=range(3),
+        trial_values={"epochs": "8"},
+        search={"ce": {"base_lr": Range(0.03, 1.0)}}
+        | dict.fromkeys(("normface", "ntce", "nonl"), _STEEP),
     ),
 }
-COMMON = {"epochs": "10", "batch_size": "512"}
 RATIOS = ("0.1", "0.02", "0.01")  # of long tails
 NEW_CLASSES = 10  # of 100: the last, added without training
 SHOTS = (1, 10)
@@ -91,7 +124,7 @@ class Study(NamedTuple):
         head: Of HEADS.
         sets: The sets.
         methods: The methods.
-        variants: {name: further values of the config}, each with all SEEDS.
+        variants: {name: further values of the config}, each with all seeds.
         measure: What is measured on each run beside accuracy and geometry, of `measure_cells.py`.
     """
 
@@ -150,6 +183,19 @@ STUDIES = {
     "mlp": Study(
         "accuracy and geometry behind a hidden layer", "mlp", ("cifar100",), ALL, {"": {}}
     ),
+    "scratch": Study(
+        "a network from scratch",
+        "scratch",
+        ("cifar100", "cifar10"),
+        ("ce", "normface", "ntce", "nonl"),
+        {"": {}},
+        ("calibration", "retrieval"),
+    ),
+}
+# Studies whose results stand together, by the name of their records.
+REGIMES = {
+    "heads": tuple(name for name in STUDIES if name != "scratch"),
+    "scratch": ("scratch",),
 }
 
 
@@ -179,9 +225,9 @@ class Cell(NamedTuple):
     measure: tuple[str, ...] = ()
 
 
-def drawn(method: str, trial: int) -> dict[str, str]:
+def drawn(head: str, method: str, trial: int) -> dict[str, str]:
     """Return the searched values of a trial: a Halton sequence, the same for all sets."""
-    search = METHODS[method].search
+    search = METHODS[method].search | HEADS[head].search.get(method, {})
     return {
         key: f"{search[key].at(_halton(trial + 1, base)):.4g}"
         for key, base in zip(search, (2, 3, 5), strict=False)
@@ -200,10 +246,10 @@ def _halton(index, base):
 
 def trials(head: str, dataset: str, method: str) -> list[Cell]:
     """Return the trials that choose a method's values for a head on a set."""
-    found = []
-    for trial in range(TRIALS):
-        values = COMMON | HEADS[head].values | METHODS[method].values | drawn(method, trial)
-        values |= {"seed": "0", "validation_share": str(HELD_OUT), "snapshot_points": "0"}
+    found, of = [], HEADS[head]
+    for trial in range(of.trials):
+        values = of.values | METHODS[method].values | drawn(head, method, trial)
+        values |= {"seed": "0", "snapshot_points": "0"} | of.trial_values
         name = f"trials/{head}/{dataset}/{method}/{trial:02d}"
         found.append(Cell(name, dataset, head, method, "", "", trial, values))
     return found
@@ -212,11 +258,11 @@ def trials(head: str, dataset: str, method: str) -> list[Cell]:
 def runs(study: str, dataset: str, method: str, chosen: dict[str, str]) -> list[Cell]:
     """Return the runs of a method that count, with the values that its trials have chosen."""
     rows = STUDIES[study]
-    found = []
+    found, of = [], HEADS[rows.head]
     for variant, further in rows.variants.items():
-        for seed in SEEDS:
-            values = COMMON | HEADS[rows.head].values | METHODS[method].values | chosen
-            values |= further | {"seed": str(seed), "snapshot_points": "0"}
+        for seed in of.seeds:
+            values = of.values | METHODS[method].values | chosen | further
+            values |= {"seed": str(seed), "snapshot_points": "0"}
             name = f"{study}/{dataset}/{method}/{variant or 'all'},seed={seed}"
             found.append(
                 Cell(name, dataset, rows.head, method, study, variant, seed, values, rows.measure)

@@ -3,13 +3,15 @@
 
   python launch/image_features.py --from=NPZ --out=FEATURES
   python launch/results.py --features=FEATURES --out=runs/results [STUDY ...] [--jobs=2]
-  python launch/results.py --out=runs/results --collect=docs/results/heads.json
+  python launch/small_data.py --from=NPZ --out=SMALL cifar100 cifar10
+  python launch/results.py --images=SMALL --out=runs/results scratch
+  python launch/results.py --out=runs/results --collect=docs/results
 
 First each method's values are chosen by trials, then the study's runs are trained with them and
 measured. Groups of runs share a process; --jobs of these are at work at a time, each on its own
 cores. What is finished is not repeated, so that the same command continues a stopped study; --until
-starts no group after so many minutes. --collect writes what the tables of docs/results are made of:
-`hsproto report docs/results/heads.json --out=DIR` makes them.
+starts no group after so many minutes. --collect writes what the tables of docs/results are made of,
+FOLDER/heads.json and scratch.json: `hsproto report docs/results/heads.json --out=DIR` makes them.
 Exit status: 0 if all is finished, 2 for a mistake in the flags, else 1.
 """
 
@@ -37,7 +39,12 @@ def job(name, cells, args):
         )
 
     def begin():
-        work = {"features": str(args.features), "out": str(args.out), "cells": cells}
+        work = {
+            name: value and str(value.resolve())
+            for name, value in vars(args).items()
+            if name in ("features", "images", "out")
+        }
+        work["cells"] = cells
         listed.write_text(json.dumps(work, indent=1))
 
     command = [interpreter(), str(HERE / "train_cells.py"), str(listed)]
@@ -63,14 +70,15 @@ def run_jobs(args, groups):
     """Return {name: job} of the runs of groups whose trials are finished."""
     found = {}
     for study, dataset, method in groups:
-        trials = protocol.trials(protocol.STUDIES[study].head, dataset, method)
+        head = protocol.STUDIES[study].head
+        trials = protocol.trials(head, dataset, method)
         if all(protocol.is_finished(cell, args.out) for cell in trials):
             try:
                 best = protocol.best(validation_accuracies(trials, args.out))
             except ValueError as error:
                 print(f"{study} {dataset} {method}: {error}")
                 continue
-            cells = protocol.runs(study, dataset, method, protocol.drawn(method, best))
+            cells = protocol.runs(study, dataset, method, protocol.drawn(head, method, best))
             found[f"{study},{dataset},{method}"] = job(f"{study},{dataset},{method}", cells, args)
     return found
 
@@ -84,6 +92,13 @@ def flags_mistake(args, sets):
             return f"{unknown[0]} must be one of: {', '.join(known)}"
     if args.collect:
         return None if (args.out / "trials").is_dir() else f"--out={args.out} holds no study"
+    of_images = [
+        name for name in args.studies if protocol.HEADS[protocol.STUDIES[name].head].recipe
+    ]
+    if of_images and not args.images:
+        return f"{of_images[0]} needs --images: launch/small_data.py makes them"
+    if len(of_images) == len(args.studies):
+        return None
     if not args.features:
         return "--features is needed: launch/image_features.py makes them"
     # Runs are measured on all sets.
@@ -95,15 +110,16 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("studies", nargs="*", metavar="STUDY", help=", ".join(protocol.STUDIES))
     parser.add_argument("--features", type=pathlib.Path, help="of launch/image_features.py")
+    parser.add_argument("--images", type=pathlib.Path, help="of launch/small_data.py")
     parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
     parser.add_argument("--sets", default=",".join(protocol.SETS), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="groups of runs at a time")
     parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
-    parser.add_argument("--collect", type=pathlib.Path, metavar="FILE")
+    parser.add_argument("--collect", type=pathlib.Path, metavar="FOLDER")
     parser.set_defaults(gpus=None)
     args = parser.parse_args()
-    args.studies = args.studies or list(protocol.STUDIES)
+    args.studies = args.studies or list(protocol.REGIMES["heads"])
     sets = args.sets.split(",")
     if mistake := flags_mistake(args, sets):
         return usage(mistake)
@@ -111,7 +127,6 @@ def main():
         import collect_cells  # hsproto's packages, which launchers do without
 
         return collect_cells.collect(args.out, args.collect)
-    args.out, args.features = args.out.resolve(), args.features.resolve()
     groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
     end = time.monotonic() + 60 * args.until if args.until else None
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))

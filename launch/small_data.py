@@ -7,7 +7,8 @@ Reads DIR/NAME.npz (train_images and test_images uint8 [N, H, W(, C)], train_lab
 class_names) for those of cifar10, cifar100, tinyimagenet100 and fashion_mnist that exist, or for
 the given names. Each pixel becomes the mean of 2 x 2 pixels. SMALL/NAME.npz has the first training
 images of each class, equally many; SMALL/whole/NAME.npz, for configs/small_longtail.py, has all of
-them. The test set stays complete.
+them. The test set stays complete. In SMALL/held_out/NAME.npz every tenth training image of a class
+is a test image instead, so that values can be chosen without the test set.
 """
 
 import pathlib
@@ -46,6 +47,21 @@ def reduce(arrays, total):
     return arrays | {key: arrays[key][rows] for key in ("train_images", "train_labels")}
 
 
+def hold_out(arrays):
+    """Return arrays whose test set is every tenth image of each class of the training set."""
+    labels = arrays["train_labels"]
+    number = np.empty(len(labels), int)  # of an image within its class
+    for label in np.unique(labels):
+        number[labels == label] = np.arange(np.sum(labels == label))
+    held_out = number % 10 == 9
+    parts = {"train": ~held_out, "test": held_out}
+    return arrays | {
+        f"{split}_{kind}": arrays[f"train_{kind}"][rows]
+        for split, rows in parts.items()
+        for kind in ("images", "labels")
+    }
+
+
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
@@ -60,7 +76,8 @@ def main():
         return usage(f"--from={args.source} does not hold {wanted} as .npz")
     if args.out.resolve() == args.source.resolve():
         return usage("--out must be another folder than --from")
-    (args.out / "whole").mkdir(parents=True, exist_ok=True)
+    for folder in ("whole", "held_out"):
+        (args.out / folder).mkdir(parents=True, exist_ok=True)
     for name in names:
         with np.load(args.source / f"{name}.npz") as stored:
             sides, classes = stored["train_images"].shape[1:3], len(stored["class_names"])
@@ -71,6 +88,7 @@ def main():
                 )
             whole = shrink(stored)
         small = {args.out: reduce(whole, args.train_images), args.out / "whole": whole}
+        small[args.out / "held_out"] = hold_out(whole)
         for folder, arrays in small.items():
             np.savez(folder / f"{name}.npz", **arrays)
             shapes = {key: value.shape for key, value in arrays.items()}

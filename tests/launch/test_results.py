@@ -11,10 +11,11 @@ import collect_cells
 import image_features
 import measure_cells
 import protocol
+import small_data
 import train_cells
 import verify
 
-from hsproto import head
+from hsproto.models import architecture
 from hsproto.reporting.claims import records
 
 RESULTS = ROOT / "docs/results"
@@ -22,12 +23,18 @@ GROUPS = list(protocol.groups(tuple(protocol.STUDIES)))
 CLASSES = {"cifar100": 6, "cifar10": 4, "fashion_mnist": 4}
 
 
+def first_runs(study, dataset, method):
+    """The runs that count if the first trial is chosen."""
+    head = protocol.STUDIES[study].head
+    return protocol.runs(study, dataset, method, protocol.drawn(head, method, 0))
+
+
 @pytest.mark.parametrize("method", protocol.METHODS)
 def test_every_method_has_as_many_trials_within_its_ranges(method):
     for dataset in protocol.SETS:
         found = protocol.trials("linear", dataset, method)
-        assert len({cell.name for cell in found}) == protocol.TRIALS
-        assert len({tuple(cell.values.items()) for cell in found}) == protocol.TRIALS
+        assert len({cell.name for cell in found}) == protocol.HEADS["linear"].trials
+        assert len({tuple(cell.values.items()) for cell in found}) == len(found)
         for cell in found:
             assert cell.values["validation_share"] == str(protocol.HELD_OUT)
             for key, within in protocol.METHODS[method].search.items():
@@ -37,8 +44,9 @@ def test_every_method_has_as_many_trials_within_its_ranges(method):
 def test_methods_on_the_sphere_share_their_trials():
     sphere = [m for m, method in protocol.METHODS.items() if "temperature" in method.search]
     assert len(sphere) == 5
-    for trial in range(protocol.TRIALS):
-        assert len({tuple(protocol.drawn(method, trial).items()) for method in sphere}) == 1
+    for trial in range(protocol.HEADS["linear"].trials):
+        drawn = {tuple(protocol.drawn("linear", method, trial).items()) for method in sphere}
+        assert len(drawn) == 1
 
 
 def test_images_are_taken_by_class_and_have_three_channels():
@@ -52,9 +60,10 @@ def test_images_are_taken_by_class_and_have_three_channels():
 
 def test_runs_differ_from_each_other_in_method_seed_and_variant_alone():
     for study, dataset, method in GROUPS:
-        cells = protocol.runs(study, dataset, method, protocol.drawn(method, 0))
+        cells = first_runs(study, dataset, method)
         assert len({cell.name for cell in cells}) == len(cells)
-        assert {cell.number for cell in cells} == set(protocol.SEEDS)
+        of = protocol.HEADS[protocol.STUDIES[study].head]
+        assert {cell.number for cell in cells} == set(of.seeds)
         assert all("validation_share" not in cell.values for cell in cells)
 
 
@@ -85,26 +94,26 @@ def features(tmp_path_factory):
 def test_every_cell_is_a_config_that_can_run(features, method):
     for study, dataset, other in GROUPS:
         if other == method:
-            for cell in protocol.runs(study, dataset, method, protocol.drawn(method, 0))[::5]:
+            for cell in first_runs(study, dataset, method)[::5]:
                 values = {k: v for k, v in cell.values.items() if k != "class_list"}
-                head.make_config(str(features / dataset), values)
+                data = train_cells.Data(features, features)
+                config = train_cells.make_config(cell._replace(values=values), data)
+                architecture.validate(config, CLASSES[dataset])
 
 
 def test_a_study_goes_from_trials_to_verdicts(features, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocol, "SEEDS", range(1))
-    monkeypatch.setattr(protocol, "TRIALS", 1)
-    monkeypatch.setattr(protocol, "METHODS", {"nonl": protocol.METHODS["nonl"]})
     monkeypatch.setattr(measure_cells, "CLASSES", CLASSES)
     small = {"batch_size": "32", "epochs": "2", "embedding_dim": "8"}
-    monkeypatch.setattr(protocol, "COMMON", small)
+    of = protocol.HEADS["linear"]._replace(values=small, trials=1, seeds=range(1))
+    monkeypatch.setitem(protocol.HEADS, "linear", of)
     out = tmp_path / "out"
-    for method in protocol.METHODS:
-        cells = protocol.trials("linear", "cifar10", method)
-        cells += protocol.runs("accuracy", "cifar10", method, protocol.drawn(method, 0))
-        for cell in cells:
-            assert train_cells.run(cell, features, out / cell.name)
-            assert protocol.is_finished(cell, out)
-    collect_cells.collect(out, tmp_path / "heads.json")
+    cells = protocol.trials("linear", "cifar10", "nonl")
+    cells += first_runs("accuracy", "cifar10", "nonl")
+    for cell in cells:
+        assert train_cells.run(cell, train_cells.Data(features), out / cell.name)
+        assert protocol.is_finished(cell, out)
+    collect_cells.collect(out, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.json")] == ["heads.json"]
     found = records.read(tmp_path / "heads.json")
     assert len(found.trials) == 1 and len(found.runs) == 1
     wanted = {"map@r", "ece", "ood_knn_cifar100", "transfer_fashion_mnist", "nc1", "accuracy"}
@@ -121,16 +130,30 @@ def test_no_figure_of_the_test_set_chose_the_values_of_the_committed_runs():
     for path in RESULTS.glob("*.json"):
         found = records.read(path)
         for run in found.runs:
+            made = [t for t in found.trials if t[:3] == (run.head, run.set, run.method)]
+            assert len(made) == protocol.HEADS[run.head].trials
             best = records.chosen(found, run.head, run.set, run.method)
             assert best is not None and best.values == {key: run.values[key] for key in best.values}
         places = {(trial.head, trial.set, trial.method) for trial in found.trials}
         for place in places:
             drawn = [t for t in found.trials if (t.head, t.set, t.method) == place]
-            assert sorted(t.trial for t in drawn) == list(range(protocol.TRIALS))
+            assert len({t.trial for t in drawn}) == len(drawn)
             for trial in drawn:
-                assert trial.values == protocol.drawn(trial.method, trial.trial)
+                assert trial.values == protocol.drawn(trial.head, trial.method, trial.trial)
 
 
 @pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no records of a study")
 def test_the_committed_tables_are_those_of_the_records():
     assert verify.verify(RESULTS) == 0
+
+
+def test_trials_from_scratch_are_measured_on_training_images_alone():
+    images = np.arange(40, dtype=np.uint8).reshape(40, 1, 1, 1)
+    arrays = {"train_images": images, "train_labels": np.arange(40) % 2, "class_names": ["a", "b"]}
+    found = small_data.hold_out(arrays | {"test_images": images[:0], "test_labels": images[:0]})
+    assert found["test_images"].ravel().tolist() == [18, 19, 38, 39]
+    assert len(found["train_images"]) == len(found["train_labels"]) == 36
+    assert not set(found["train_images"].ravel()) & set(found["test_images"].ravel())
+    for cell in protocol.trials("scratch", "cifar10", "nonl"):
+        config = train_cells.make_config(cell, train_cells.Data(None, ROOT))
+        assert config.data_dir == str(ROOT / "held_out") and config.epochs == 8

@@ -37,7 +37,7 @@ def accuracies(rates, **kwargs):
 def judged(found, first, second, metric="accuracy"):
     comparisons = claims.Comparisons(found)
     (claim,) = [
-        c for c in claims.CLAIMS
+        c for c in claims.CLAIMS["heads"]
         if (c.first, c.second, c.metric, c.study) == (first, second, metric, "accuracy")
     ]  # fmt: skip
     return claims.judge(claim, comparisons)

@@ -55,7 +55,7 @@ def _accuracy(where, source, study):
         yield from _against(second, methods, text, source, study)
 
 
-CLAIMS = (
+_HEADS = (
     *_accuracy("", "Table 1", "accuracy"),
     *_against("ce", ["scl_fp"], "is as accurate as", "Table 2", "accuracy", sign=0),
     *_accuracy("behind a hidden layer ", "Table 1", "mlp"),
@@ -89,6 +89,16 @@ CLAIMS = (
     *_against("decoupled_normface", ["nonl"], "is more accurate than", "", "accuracy"),
     *_against("ce", ["ce_smoothed"], "is more accurate than", "", "accuracy"),
 )  # fmt: skip
+
+_SCRATCH = (
+    *_accuracy("from scratch ", "Table 1", "scratch"),
+    *_against("ce", _SPHERE, "collapses further (NC1) than", "Table 3", "scratch", "nc1", -1),
+    *_against("ntce", ["nonl"], "collapses further (NC1) than", "Table 3", "scratch", "nc1", -1),
+    *_against("ce", _SPHERE, "is better calibrated than", "", "scratch", "ece", -1),
+    *_against("ce", _SPHERE, "ranks images better (MAP@R) than", "", "scratch", "map@r"),
+)
+# By the regime of records.
+CLAIMS = {"heads": _HEADS, "scratch": _SCRATCH}
 
 
 class Cell(NamedTuple):

@@ -48,13 +48,13 @@ def points(records: Records, outcome: str) -> Iterator[tuple[str, Points]]:
         rows = [
             (trial.set, trial.method, trial.metrics, trial.held_out)
             for trial in records.trials
-            if trial.head == "linear" and trial.metrics is not None
+            if trial.head in ("linear", "scratch") and trial.metrics is not None
         ]
     else:
         rows = [
             (run.set, run.method, run.metrics, values(run, outcome))
             for run in records.runs
-            if run.study == "accuracy" and run.metrics is not None
+            if run.study in ("accuracy", "scratch") and run.metrics is not None
         ]
     rows = [row for row in rows if row[3] is not None and _is_measured(row[2])]
     for dataset in dict.fromkeys(row[0] for row in rows):

@@ -2,7 +2,7 @@
 
 JSON with a line per trial and run, small enough to be committed:
 
-regime     the name of the study's setting
+regime     the setting, whose claims are judged (`claims.CLAIMS`)
 baseline   the method that others are compared with
 methods    {name: {title, loss}}, in the order of tables; loss as in `hsproto.methods`
 trials     {head, set, method, trial, values, held_out: accuracy on held-out rows, null: diverged,

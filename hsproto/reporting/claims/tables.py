@@ -45,6 +45,9 @@ _MEASURED = {
     "new_classes": ("new_1_shot", "new_10_shot", "new_all_shots", "old_10_shot"),
     "coarse": ("fine_class_means",),
     "mlp": ("accuracy_class_means", "train_accuracy"),
+    "scratch": (
+        "accuracy_class_means", "train_accuracy", "ece", "ece_fitted", "recall@1", "map@r",
+    ),
 }  # fmt: skip
 
 
@@ -57,15 +60,16 @@ def build(records: Records) -> list[Table]:
         tables.append(accuracies(records, comparisons, study))
         if measured := _MEASURED.get(study):
             tables.append(measures(records, comparisons, study, measured))
-    if "accuracy" in studies:
-        tables.append(measures(records, comparisons, "accuracy", _GEOMETRY, "geometry"))
+    for study in ("accuracy", "scratch"):
+        if study in studies:
+            tables.append(measures(records, comparisons, study, _GEOMETRY, "geometry"))
     return [*tables, collapse_lib.table(records), choices(records)]
 
 
 def verdicts(records: Records, comparisons: Comparisons) -> Table:
     """Return the table of claims: verdict, effect with interval per set, corrected p."""
     rows, titles = [], {name: method.title for name, method in records.methods.items()}
-    for claim in claims_lib.CLAIMS:
+    for claim in claims_lib.CLAIMS.get(records.regime, ()):
         if not {claim.first, claim.second} <= set(records.methods):
             continue
         verdict = claims_lib.judge(claim, comparisons)
