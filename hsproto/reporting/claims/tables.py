@@ -173,7 +173,7 @@ def _title(metric):
     if metric in _PERCENT:
         return _PERCENT[metric]
     test, name = metric.startswith("test_"), metric.removeprefix("test_")
-    return f"{METRICS[name].title}{', test' if test else ''}"
+    return f"{METRICS[name].title or name.upper()}{', test' if test else ''}"
 
 
 def choices(records: Records) -> Table:

@@ -28,7 +28,7 @@ def figure(records: Records) -> "Figure | None":
         return None
     style.matplotlib()
     columns = len(dict.fromkeys(dataset for dataset, _, _ in panels))
-    drawn, axes = style.panels(len(panels), max(columns, 2), *_PANEL, margin=1.1)
+    drawn, axes = style.panels(len(panels), max(columns, 3), *_PANEL, margin=1.1)
     for axis, (dataset, outcome, found) in zip(axes, panels, strict=True):
         spread = found.fitted.max() - found.fitted.min() or 1.0
         for name in dict.fromkeys(found.methods):
