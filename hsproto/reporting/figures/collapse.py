@@ -42,6 +42,7 @@ def figure(records: Records) -> "Figure | None":
             )  # fmt: skip
         axis.set_title(f"{style.escape_dollars(dataset)}: {collapse.OUTCOMES[outcome]}", fontsize=9)
         axis.set_xlabel("log NC1 of the training rows (left: collapsed)", fontsize=8)
+        axis.set_ylabel("%", fontsize=8)
         axis.tick_params(labelsize=8)
     handles = [
         style.handle(style.escape_dollars(method.title), linestyle="", **_look(records, name))
