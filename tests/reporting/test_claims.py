@@ -179,7 +179,7 @@ def test_a_report_of_records_has_all_tables(tmp_path, capsys):
     records.write(str(path), records_of(runs, [trial(0, 0.5), trial(1, None)]))
     assert report.main([str(path), f"--out={tmp_path / 'out'}"]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    assert "| NONL is more accurate than CE | Table 1 | holds |" in text
+    assert "| NONL is more accurate than CE | Table 1 | holds (n=1) |" in text
     assert "| 60.00 ± 0.00 (n=5) |" in text  # the mean of both other sets
     assert "| linear | cifar10 | CE | base\\_lr 0 | 50.00 | 2 | 1 |".replace("\\_", "_") in text
     assert "## Verdicts" in capsys.readouterr().out

@@ -76,10 +76,11 @@ def verdicts(records: Records, comparisons: Comparisons) -> Table:
         effects = "; ".join(_effect(cell, claim.metric) for cell in verdict.cells)
         text = claim.text.format(**titles)
         source = claim.source or "not the paper's"
-        rows.append(((text, source), (verdict.word, effects or None)))
+        word = verdict.word and f"{verdict.word} (n={len(verdict.cells)})"
+        rows.append(((text, source), (word, effects or None)))
     note = (
         "Differences of the first method less the second, with 95 % intervals and p after Holm's "
-        "correction. + confirms the claim there, - contradicts it, o leaves it open."
+        "correction. + confirms the claim there, - contradicts it, o leaves it open; n of these."
     )
     return Table("verdicts", "Verdicts", note, ("claim", "paper"), ("verdict", "effect"), rows)
 
