@@ -10,6 +10,18 @@ from jax import lax
 
 from hsproto.core.contrast import block_size, blocks_of
 from hsproto.core.meshes import AxisName
+from hsproto.core.numerics import inlined
+
+
+@inlined
+def best_column(scores: jax.Array) -> jax.Array:
+    """Return the column of the highest of scores [B, K], the first of equals, int32 [B].
+
+    NaN and -inf never win; -1 where nothing else is there.
+    """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    best = jnp.argmax(scores, axis=1).astype(jnp.int32)
+    return jnp.where(jnp.max(scores, axis=1) == -jnp.inf, -1, best)
 
 
 def best_class(
