@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hsproto import prototypes
 from hsproto.core import numerics
-from hsproto.core.nearest import best_class, best_column
+from hsproto.core.nearest import best_class, best_column, class_block_for
 from hsproto.core.numerics import matmul
 
 
@@ -24,13 +24,16 @@ def predict(
 
     `bias` [K] is added to the inner products, or to the cosines divided by the temperature. Inside
     `shard_map` with `model_axis`, weights and bias are those of this device's classes.
+
+    Classes are handled `class_block` at a time, or as many as fit where [B, K] would be large.
     """
-    if config.class_block or model_axis is not None:
+    block = config.class_block or class_block_for(len(features), len(weights))
+    if block or model_axis is not None:
 
         def scores_of(columns):
             return _scores(config, features, *columns)
 
-        return best_class(scores_of, (weights, bias), config.class_block or None, model_axis)
+        return best_class(scores_of, (weights, bias), block, model_axis)
     if config.loss != "cross_entropy" and bias is None:
         return prototypes.predict(features, weights)
     return best_column(_scores(config, features, weights, bias))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from hsproto import config_checks, head, prototypes, train
+from hsproto.core import nearest
 from hsproto.data import load as load_lib
 from hsproto.data import loader
 from hsproto.errors import UserError
 from hsproto.evaluation import by_class
+from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import inspection, memory, objective
 from hsproto.training import state as state_lib
@@ -121,6 +123,33 @@ def test_evaluation_in_blocks_predicts_and_averages_the_same(file, model_axis):
     assert fitted.addressable_shards[0].data.shape == (CLASSES // model_axis, DIMS)
     right = prototypes.fit(features, labels, num_classes=CLASSES, where=where)
     np.testing.assert_allclose(fitted, right, atol=1e-6)
+
+
+def _largest(jaxpr):
+    """Entries of the largest array that a program computes, its own loops included."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [var.aval.size for var in equation.outvars if hasattr(var.aval, "size")]
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            sizes.append(_largest(inner))
+    return max(sizes)
+
+
+@pytest.mark.parametrize("by_cosine", [True, False])
+@pytest.mark.parametrize("loss", ["nonl", "cross_entropy"])
+def test_no_array_grows_with_images_times_classes(file, loss, by_cosine):
+    """50,000 images of 1,000,000 classes would have logits of 200 GB."""
+    config, _ = opened(file, loss=loss)
+    mesh, shape = mesh_lib.make_mesh(), functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
+    images = 50_000 // BATCH * BATCH
+    arrays = shape((images, DIMS)), shape((1_000_000, DIMS)), shape((1_000_000,))
+
+    def predict(features, weights, bias):
+        return by_class.predict(config, mesh, features, weights, bias, by_cosine=by_cosine)
+
+    assert _largest(jax.make_jaxpr(predict)(*arrays).jaxpr) <= nearest.MOST_SCORES
+    of_batch = functools.partial(classifier_lib.predict, config)
+    assert _largest(jax.make_jaxpr(of_batch)(*arrays).jaxpr) <= nearest.MOST_SCORES
 
 
 def test_geometry_of_very_many_classes_is_that_of_some():
