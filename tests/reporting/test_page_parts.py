@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hsproto import geometry, verdict
-from hsproto.reporting import noise
+from hsproto.reporting import directions, noise
+from hsproto.reporting.figures import runs as figures
 from hsproto.reporting.page import flat, page, thumbnails
 from hsproto.reporting.page import methods as page_methods
 from hsproto.reporting.page import sphere as page_sphere
@@ -18,6 +19,7 @@ from hsproto.reporting.page.confusion import confusion_view
 from hsproto.reporting.page.verdicts import verdict_of
 from hsproto.reporting.table import mean_over_seeds
 from hsproto.runs import predictions_file
+from hsproto.runs import summary as summary_lib
 from hsproto.runs.predictions_file import Predicted
 from hsproto.runs.reading import Unreadable
 
@@ -119,6 +121,23 @@ def test_the_page_has_the_accuracy_of_each_class(tmp_path):
     assert "`hsproto evaluate` adds" in old.by_class["missing"][0]
     assert "test images of the last snapshot" in old.by_class["missing"][1]
     assert "a | " not in page.values_csv(data) and "class 0 | class 1,3" in page.values_csv(data)
+
+
+def test_of_very_many_classes_some_are_compared_and_all_are_counted(tmp_path, monkeypatch):
+    """Cosines of all with all would grow with the square of their number."""
+    monkeypatch.setattr(directions, "MOST_COMPARED", 3)
+    workdir = made_pages.run(tmp_path, "run", predictions=with_mistakes(3))
+    data = page.collect(made_runs.read(tmp_path), {})
+    by_class = data.runs[0].by_class
+    assert by_class["names"] == ["class 0", "class 1", "class 3"]
+    assert np.shape(by_class["cosines"]) == (3, 3)
+    assert by_class["from"] == "the run's end, of 3 of 4 classes"
+    assert by_class["target"] == pytest.approx(-1 / 3)
+    assert len(data.runs[0].confusion["matrix"]) == 4
+    assert "class 0 | class 1,3" in page.values_csv(data)
+    drawn = figures.cosine_figure(summary_lib.read_prototypes(str(workdir)))
+    assert drawn.axes[0].images[0].get_array().shape == (3, 3)
+    assert "of 3 of 4 classes" in drawn.axes[0].get_title()
 
 
 @pytest.mark.parametrize(
