@@ -32,8 +32,8 @@ def class_view(
     A dict: all_names (of the run's classes), names (of those shown, at most
     `directions.MOST_COMPARED`), target (the simplex's -1/(K-1), None of one class), cosines [K, K]
     with None where a prototype has no direction, or None of more than MOST_ROWS classes (they grow
-    with K², and prototypes.npz has what gives them), from (what they are of), mean, std, least, most
-    (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
+    with K², and prototypes.npz has what gives them), from (what they are of), mean, std, least,
+    most (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
     picture (a data URI) of deviations from target, reach (of their scale), missing (what is not
     there, as sentences). Accuracy by class is that of `predicted`, where that is known.
     """
