@@ -65,6 +65,7 @@ CASES = [
     {"loss": "nonl", "queue_size": 2 * BATCH, "class_block": 2},
     {"loss": "normface", "logit_adjustment": 1.0, "microbatches": 2},
     {"loss": "cross_entropy", "class_block": 4},
+    {"loss": "decoupled_normface", "sampler": "classes", "images_per_class": 4},
 ]
 
 
@@ -174,7 +175,9 @@ def test_what_cannot_be_split_is_refused_in_one_line(file):
         mesh_lib.make_mesh(model_axis=3)
     with pytest.raises(UserError, match="model_axis=2 splits the prototypes of .* loss='scl'"):
         opened(file, model_axis=2, loss="scl")
-    with pytest.raises(UserError, match="model_axis=2 needs label_smoothing=0; got"):
-        opened(file, model_axis=2, label_smoothing=0.1)
+    others = {"label_smoothing": 0.1, "mixup": 0.2, "loss_groups": 2, "freeze_epochs": 1}
+    for key, value in others.items():
+        with pytest.raises(UserError, match=f"model_axis=2 needs {key}=[01]; got {key}={value}"):
+            opened(file, model_axis=2, **{key: value})
     with pytest.raises(UserError, match="class_block=4 goes with"):
         opened(file, class_block=4, loss="scl")
