@@ -27,7 +27,7 @@ def predict(
 
     Classes are handled `class_block` at a time, or as many as fit where [B, K] would be large.
     """
-    block = config.class_block or class_block_for(len(features), len(weights))
+    block = config.class_block or class_block_for(features.shape[0], weights.shape[0])
     if block or model_axis is not None:
 
         def scores_of(columns):
