@@ -312,30 +312,40 @@ def _numbered(all_labels, given, number, place, notes):
     if low < 0:
         for labels, (_, name) in zip(whole, all_labels, strict=True):
             _refuse(labels < 0, labels, name, "are below 0; leave those rows out")
-    counts = None
-    if number is None and low == 1 and high <= MAX_CLASSES:
-        counts = np.unique(whole[0])
-    if (number is not None and low == 1 and high == number) or (
-        counts is not None and len(counts) == high
-    ):
+    if number is None:
+        return _by_value(whole, [name for _, name in all_labels], notes)
+    if low == 1 and high == number:
         notes.append(f"labels are 1..{high}: taken as 0..{high - 1}")
         whole, high = [labels - 1 for labels in whole], high - 1
-    number = number or int(high) + 1
     if high >= number:
         for labels, (_, name) in zip(whole, all_labels, strict=True):
             what = "class names" if given else "prototypes"
             _refuse(labels >= number, labels, name, f"are not in 0..{number - 1} ({number} {what})")
-    if number > MAX_CLASSES:
-        distinct = len(np.unique(whole[0]))
-        raise UserError(
-            f"{all_labels[0][1]} go up to {high}, with {distinct} different values: number the "
-            f"classes 0..K-1, at most {MAX_CLASSES}"
-        )
-    empty = np.flatnonzero(np.bincount(whole[0], minlength=number) == 0)
-    if empty.size:
-        notes.append(f"{empty.size} of {number} classes have no row of features, e.g. {empty[0]}")
+    empty = np.bincount(whole[0], minlength=number) == 0
+    if empty.any():
+        note = f"{empty.sum()} of {number} classes have no row of features, e.g. {empty.argmax()}"
+        tested = sum(int(empty[labels].sum()) for labels in whole[1:])
+        notes.append(f"{note}; {tested} test rows are of them" if tested else note)
     names = given or tuple(map(str, range(number)))
     return [labels.astype(np.int32) for labels in whole], names
+
+
+def _by_value(all_labels, places, notes):
+    """As `_numbered`, where nothing but the labels says which classes there are: theirs."""
+    values = np.unique(all_labels[0])
+    count, low, high = len(values), values[0], values[-1]
+    if count > MAX_CLASSES:
+        raise UserError(f"{places[0]} are of {count} classes; at most {MAX_CLASSES}")
+    found = []
+    for labels, name in zip(all_labels, places, strict=True):
+        ids = np.minimum(np.searchsorted(values, labels), count - 1)
+        what = "are not among the classes of labels (class_names may name classes without rows)"
+        _refuse(values[ids] != labels, labels, name, what)
+        found.append(ids.astype(np.int32))
+    if high != count - 1:
+        held = f"{low}..{high}" if high - low < count else f"{count} numbers in {low}..{high}"
+        notes.append(f"labels are {held}: taken as 0..{count - 1}, classes named by their number")
+    return found, tuple(map(str, values))
 
 
 def _integers(labels, name, notes):

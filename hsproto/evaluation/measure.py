@@ -26,7 +26,7 @@ class Report(NamedTuple):
         name: Of the files.
         train: What the features measure.
         test: What those of the test set measure, or None.
-        optimum: Of each measure, or None where there is none.
+        optimum: Of each measure for as many classes as have features, or None where there is none.
         class_names: K names.
         prototypes: [K, D], or None.
         points: Some rows [P, D], spread evenly over the test set, or else over the features.
@@ -66,7 +66,7 @@ def measure(paths: Sequence[str]) -> Report:
         train,
         test,
         {"accuracy": 1.0, "accuracy_class_means": 1.0, "spread_ratio": 0.0}
-        | geometry.optimum(classes, dim),
+        | geometry.optimum(max(1, int(train.measures["classes_counted"])), dim),
         found.class_names,
         found.prototypes,
         points,
