@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -137,7 +138,13 @@ def read_features(
     train = Rows(arrays["features"])
     if not labeled:
         train.labels = np.zeros(len(train), np.int32)
-        return FeatureFile(train, None, ("",), None, None, [])
+        notes = []
+        if "test_features" in arrays:
+            notes.append(
+                f"{place}: of features and test_features the {len(train)} rows of features are "
+                "read; save the others as the features of a file of their own to have them read"
+            )
+        return FeatureFile(train, None, ("",), None, None, notes)
     test = Rows(arrays["test_features"]) if "test_features" in arrays else None
     notes = [f"not used: {', '.join(others)}"] if others else []
     if "labels" not in arrays:
@@ -196,11 +203,16 @@ def load_features(spec: DataSpec) -> Splits:
 def load_rows(path: str | os.PathLike, dim: int) -> ArraySource:
     """Read the features in a file or folder without their labels, as `load_features` reads them.
 
+    Warns where there are test_features too, which are not read.
+
     Raises:
         UserError: They do not have `dim` columns.
     """
     with contextlib.ExitStack() as files:
-        rows = read_features([path], files, labeled=False).train
+        found = read_features([path], files, labeled=False)
+        rows = found.train
+        for note in found.notes:
+            warnings.warn(note, stacklevel=2)
         if rows.shape[1] != dim:
             raise UserError(f"{rows.name} has {rows.shape[1]} columns; the run's features {dim}")
         return _source(rows, ("",))
