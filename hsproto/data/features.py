@@ -19,8 +19,6 @@ from hsproto.errors import UserError
 NAMES = (
     "features", "labels", "prototypes", "bias", "class_names", "test_features", "test_labels",
 )  # fmt: skip
-# Measures compare all pairs of classes: a matrix of these takes 2.5 GB.
-MAX_CLASSES = 25_000
 BLOCK_BYTES = 2**26  # of rows in float32 that are read at a time
 
 
@@ -241,8 +239,7 @@ def _source(rows, class_names):
 def _held_out(labels, share, seed):
     """Which rows are held out, bool [N]: of each class the share, at least one of two or more."""
     held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label, members in subsets.rows_by_class(labels):
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, label])))
         held_out[generator.permutation(members)[:count]] = True
@@ -256,8 +253,6 @@ def _classifier(arrays, dim):
         if rows.shape[1] != dim:
             hint = ": transpose them" if rows.shape[0] == dim else ""
             raise UserError(f"{rows.name} must be [K, {dim}]; got {rows.shape}{hint}")
-        if len(rows) > MAX_CLASSES:
-            raise UserError(f"{rows.name} are of {len(rows)} classes; at most {MAX_CLASSES}")
         prototypes = rows.read(0, len(rows))
     if "bias" in arrays:
         stored = arrays["bias"]
@@ -279,8 +274,6 @@ def _class_names(arrays):
     if "class_names" not in arrays:
         return None
     stored = arrays["class_names"]
-    if len(stored) > MAX_CLASSES:
-        raise UserError(f"{stored.name} has {len(stored)} names; at most {MAX_CLASSES}")
     if len(stored.shape) != 1 or stored.dtype.kind not in "US":
         raise UserError(
             f"{stored.name} must be a list of strings; got {stored.dtype} of shape {stored.shape}"
@@ -346,8 +339,6 @@ def _by_value(all_labels, places, notes):
     """As `_numbered`, where nothing but the labels says which classes there are: theirs."""
     values = np.unique(all_labels[0])
     count, low, high = len(values), values[0], values[-1]
-    if count > MAX_CLASSES:
-        raise UserError(f"{places[0]} are of {count} classes; at most {MAX_CLASSES}")
     found = []
     for labels, name in zip(all_labels, places, strict=True):
         ids = np.minimum(np.searchsorted(values, labels), count - 1)
@@ -377,8 +368,6 @@ def _of_text(all_labels, given, number, notes):
         raise UserError(
             f"{all_labels[0][1]} are text: give class_names too, in the order of the prototypes"
         )
-    if len(names) > MAX_CLASSES:
-        raise UserError(f"{all_labels[0][1]} are of {len(names)} classes; at most {MAX_CLASSES}")
     order = np.argsort(names)
     ordered, numbers = np.asarray(names)[order], []
     for labels, (_, name) in zip(texts, all_labels, strict=True):

@@ -10,10 +10,12 @@ import numpy as np
 from hsproto import geometry
 from hsproto import verdict as verdict_lib
 from hsproto.data.features import read_features
+from hsproto.errors import UserError
 from hsproto.evaluation import blockwise
 from hsproto.evaluation.blockwise import Measured
 from hsproto.metrics import METRICS, format_number
 
+MAX_CLASSES = 25_000  # all are compared with each other: a matrix of these takes 2.5 GB
 MAP_ROWS = 3000  # rows of the two-dimensional map
 
 _SPREAD = "spread within classes over that between"
@@ -54,6 +56,11 @@ def measure(paths: Sequence[str]) -> Report:
     with contextlib.ExitStack() as files:
         found = read_features(paths, files)
         classes, dim = len(found.class_names), found.train.shape[1]
+        if classes > MAX_CLASSES:
+            raise UserError(
+                f"{found.train.name} are of {classes} classes: at most {MAX_CLASSES} can be "
+                "compared with each other; take the rows of some"
+            )
         train = blockwise.measure(found.train, classes, found.prototypes, found.bias)
         test = None
         if found.test is not None:
