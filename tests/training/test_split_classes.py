@@ -82,6 +82,34 @@ def test_steps_are_those_of_one_device(file, values):
         assert array.addressable_shards[0].data.shape[0] == CLASSES // 4
 
 
+@pytest.mark.parametrize("devices, model_axis", [(1, 1), (8, 1), (8, 4), (8, 2)])
+def test_accuracy_of_a_step_with_very_many_classes_is_that_of_some_rows(
+    file, devices, model_axis, monkeypatch
+):
+    """The same ones on any devices; nothing else of the step changes."""
+    whole, _ = after_steps(file, 1, 1, loss="nonl")
+    monkeypatch.setattr(step_lib, "_MOST_SCORES", 1)
+    monkeypatch.setattr(step_lib, "_LEAST_ROWS", 2)
+    assert step_lib.measured_rows(BATCH, CLASSES) == slice(None, None, 16)
+    found, _ = after_steps(file, devices, model_axis, loss="nonl")
+    accuracies = [step.pop("accuracy") for step in found]
+    assert set(np.multiply(accuracies, 2)) <= {0.0, 1.0, 2.0}
+    if devices == 1:
+        whole = [{k: v for k, v in step.items() if k != "accuracy"} for step in whole]
+        chex.assert_trees_all_equal(found, whole)
+    else:
+        on_one, _ = after_steps(file, 1, 1, loss="nonl")
+        np.testing.assert_array_equal(accuracies, [step["accuracy"] for step in on_one])
+
+
+def test_a_batch_and_classes_of_the_recipes_are_measured_whole():
+    for rows, classes in ((8192, 1000), (512, 100), (64, 10), (16384, 1000)):
+        assert step_lib.measured_rows(rows, classes) == slice(None, None, 1)
+    assert step_lib.measured_rows(8192, 1_000_000) == slice(None, None, 64)
+    assert step_lib.measured_rows(2048, 100_000) == slice(None, None, 8)
+    assert step_lib.measured_rows(127, 10_000_000) == slice(None, None, 1)
+
+
 def test_a_checkpoint_is_restored_onto_other_meshes(file, tmp_path):
     config, _ = opened(file, model_axis=4)
     state = state_lib.create(config, mesh_lib.make_mesh(model_axis=4))
