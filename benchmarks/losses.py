@@ -12,7 +12,8 @@
   that many classes, at shapes of many classes.
 
 All functions of one shape take turns, so a ratio is the median over rounds of the ratio of two
-times taken within a second or so of each other: a busy machine slows both.
+times taken within a second or so of each other: a busy machine slows both. Under `taskset -c 0`
+times are CPU seconds of one core.
 """
 
 import argparse

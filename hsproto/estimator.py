@@ -22,6 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from hsproto import losses
+from hsproto.core.nearest import MOST_SCORES
 from hsproto.core.simplex import simplex_etf
 from hsproto.methods import LOSSES, METHODS
 
@@ -184,18 +185,21 @@ class PrototypeClassifier(
 
         Of two classes: the logit of the second less that of the first, [N].
         """
-        logits = self._logits(X)
+        logits = self._logits(self.transform(X))
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the softmax of the logits, [N, K]."""
-        logits = self._logits(X)
+        logits = self._logits(self.transform(X))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the class of each row, [N]."""
-        nearest = np.argmax(self._logits(X), axis=1)
+        embedded = self.transform(X)
+        rows = max(1, MOST_SCORES // len(self.classes_))  # whose logits are held at a time
+        blocks = [embedded[start : start + rows] for start in range(0, len(embedded), rows)]
+        nearest = np.concatenate([np.argmax(self._logits(block), axis=1) for block in blocks])
         return self.classes_[nearest]
 
     def __sklearn_tags__(self):
@@ -214,8 +218,7 @@ class PrototypeClassifier(
     def _standardized(self, X):
         return ((X - self._mean) / self._scale).astype(X.dtype)
 
-    def _logits(self, X):
-        embedded = self.transform(X)
+    def _logits(self, embedded):
         logits = embedded @ self.prototypes_.T.astype(embedded.dtype)
         if self.loss == "cross_entropy":
             return logits + self._bias.astype(embedded.dtype)

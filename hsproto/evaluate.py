@@ -41,7 +41,7 @@ def _keep_predictions(workdir, run, predictions):
     if summary_lib.read_summary(workdir)["step"] != run.step:
         return
     try:
-        predictions_file.write(workdir, run.step, predictions.labels, predictions.predicted)
+        predictions_file.write(workdir, run.step, predictions)
     except OSError as error:  # a workdir that one may only read can be measured too
         processes.log_main(f"note: {path} could not be written: {one_line(error)}")
 

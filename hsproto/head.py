@@ -38,11 +38,15 @@ _KEYS = {
     "temperature": ("T", "default: 0.1"),
     "hidden_layers": ("W/W", "widths of hidden layers; default: none, a linear embedding"),
     "embedding": ("KIND", "signed (linear, default), pooled: what the hidden layers give, >= 0"),
-    "embedding_dim": ("D", "default: as many as features, at most 128, at least as classes"),
+    "embedding_dim": (
+        "D",
+        "default: as many as features, at most 128, at least as classes (up to 2048)",
+    ),
     "epochs": ("N", "default: 20; with --early_stop the most"),
     "validation_share": ("SHARE", "of the rows of each class, held out; default: 0.1"),
     "seed": ("N", "default: 42"),
 }
+_MOST_DIMS = 2048  # that classes ask for
 _SHORTEST = 5.0  # epochs of the first trial of --early_stop
 
 
@@ -68,7 +72,9 @@ def make_config(path: str, values: dict[str, str]) -> Any:
     for key, text in values.items():
         config_lib.set_value(config, key, text)
     if config.embedding == "signed" and not config.embedding_dim:
-        config.embedding_dim = max(len(found.class_names), min(dim, 128))
+        # Of more classes a simplex would take more memory than there is.
+        simplex = min(len(found.class_names), _MOST_DIMS)
+        config.embedding_dim = max(simplex, min(dim, 128))
     left = max(1, int(rows * (1 - config.validation_share)))
     if "batch_size" not in values:
         # A power of two, which most numbers of devices divide.

@@ -106,7 +106,8 @@ class Run:
             reject: an image whose cosine to its likeliest class is below this, in -1..1, is marked
                 as rejected; None: none is. `threshold` finds a value.
         """
-        labels, _, cosines = self._classify(images)
+        found = self._classified(images)
+        labels, cosines = _joined((labels, cosines) for _, labels, _, cosines in found)
         if reject is not None and not -1 <= reject <= 1:
             raise UserError(f"reject={reject} is no cosine: give a number in -1..1")
         best = np.take_along_axis(cosines, np.maximum(labels, 0)[:, None], axis=1)[:, 0]
@@ -114,11 +115,18 @@ class Run:
         names = [self.class_names[c] if c >= 0 else "" for c in labels]
         return Predictions(labels, names, cosines, rejected)
 
-    def rank(self, images: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return (classes, cosines), int and float32 [N, K], of each image the likeliest first."""
-        _, logits, cosines = self._classify(images)
-        order = np.argsort(-logits, axis=1, kind="stable")
-        return order, np.take_along_axis(cosines, order, axis=1)
+    def rank(self, images: Any, top: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return (classes, cosines), int and float32 [N, top], of each image the likeliest first.
+
+        Args:
+            images: see the class.
+            top: how many classes; None: all.
+        """
+        found = []
+        for _, _, logits, cosines in self._classified(images):
+            order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+            found.append((order, np.take_along_axis(cosines, order, axis=1)))
+        return _joined(found)
 
     def with_class(self, name: str, images: Any) -> "Run":
         """Return a run with one more class, the last, whose prototype is the mean of its images.
@@ -195,17 +203,19 @@ class Run:
                 f"labels are {wanted.min()}..{wanted.max()}: the run's classes are 0..{classes - 1}"
                 ", and -1 is none of them"
             )
-        cosines = self._classify(images)[2]
-        if len(cosines) != len(wanted):
-            raise UserError(f"{len(wanted)} labels of {len(cosines)} images: give one for each")
+        images = intake.listed(images, self._spec)
+        if len(images) != len(wanted):
+            raise UserError(f"{len(wanted)} labels of {len(images)} images: give one for each")
         strangers = wanted < 0
-        if strangers.any():
-            cosines = cosines[strangers]
-        elif classes == 1:
+        if not strangers.any() and classes == 1:
             raise UserError("a run of one class needs images of others, with label -1")
-        else:
-            cosines[np.arange(len(wanted)), wanted] = -np.inf
-        return float(np.quantile(cosines.max(axis=1), 1 - far))
+        largest = []
+        for rows, _, _, cosines in self._classified(images):
+            known = np.flatnonzero(~strangers[rows])
+            cosines[known, wanted[rows][known]] = -np.inf
+            largest.append((cosines.max(axis=1),))
+        (found,) = _joined(largest)
+        return float(np.quantile(found[strangers] if strangers.any() else found, 1 - far))
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the run to a folder, as one file, predictor.npz, which `load` opens again.
@@ -264,13 +274,21 @@ class Run:
                 pixels[row] = image
             yield self._programs.project(self._variables, pixels), len(found)
 
-    def _classify(self, images):
-        """(labels int [N], logits, cosines float32 [N, K]) on the host."""
-        found = []
+    def _classified(self, images):
+        """Yield (rows, labels int [n], logits, cosines float32 [n, K]) of batches, on the host.
+
+        Of very many classes what is kept of a batch should be less than [n, K].
+        """
+        done = 0
         for rows, count in self._project(images):
             answers = self._programs.classify(rows, self.prototypes, self._predictor.bias)
-            found.append([np.array(answer)[:count] for answer in answers])
-        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+            yield slice(done, done + count), *(np.array(answer)[:count] for answer in answers)
+            done += count
+
+
+def _joined(parts):
+    """Tuples of arrays as one of the arrays joined."""
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))
 
 
 def load(workdir: str | os.PathLike, checkpoint: int | None = None) -> Run:

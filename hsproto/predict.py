@@ -33,6 +33,7 @@ from hsproto.data import intake
 from hsproto.data.source import data_spec
 from hsproto.errors import UserError, visible
 from hsproto.runs.files import replaced
+from hsproto.runs.predictions_file import NO_CLASS
 from hsproto.runs.progress import ItemProgress
 
 
@@ -102,10 +103,15 @@ def _answers(
     readable = [(n, i) for n, i in zip(names, read, strict=True) if not isinstance(i, UserError)]
     if not readable:
         return
-    classes, cosines = run.rank(np.stack([image for _, image in readable]))
-    for (path, _), row, values in zip(readable, classes[:, :top], cosines[:, :top], strict=True):
-        rejected = reject is not None and bool(values[0] < reject)
-        yield Answer(path, [run.class_names[c] for c in row], values, rejected)
+    classes, cosines = run.rank(np.stack([image for _, image in readable]), top)
+    for (path, _), row, values in zip(readable, classes, cosines, strict=True):
+        none = np.isnan(values)  # of an embedding that is not finite
+        rejected = bool(none[0] or (reject is not None and values[0] < reject))
+        names = [
+            NO_CLASS if missing else run.class_names[c]
+            for c, missing in zip(row, none, strict=True)
+        ]
+        yield Answer(path, names, values, rejected)
 
 
 @contextlib.contextmanager

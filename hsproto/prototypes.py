@@ -24,7 +24,7 @@ from hsproto.core import class_stats, numerics
 from hsproto.core.batch import check_block
 from hsproto.core.class_stats import ClassStats
 from hsproto.core.meshes import AxisName, on_any_mesh
-from hsproto.core.nearest import best_class
+from hsproto.core.nearest import best_class, best_column
 
 __all__ = ["finish", "fit", "init", "logits", "merge", "predict", "update"]
 
@@ -210,10 +210,4 @@ def predict(
             return logits(features, prototypes)
 
         return best_class(scores_of, jnp.asarray(prototypes), class_block, model_axis)
-    return _nearest(logits(features, prototypes))
-
-
-@numerics.inlined
-def _nearest(scores: jax.Array) -> jax.Array:
-    nearest = jnp.argmax(scores, axis=1).astype(jnp.int32)
-    return jnp.where(jnp.any(jnp.isfinite(scores), axis=1), nearest, -1)
+    return best_column(logits(features, prototypes))

@@ -110,7 +110,11 @@ def over_classes(
     columns: tuple[Any, ...],
     batch: Batch,
 ) -> tuple[Any, Any]:
-    """`lax.scan` of `step` over blocks of columns, each recomputed in the backward pass.
+    """`lax.scan` of `step` over blocks of columns, which the backward pass recomputes.
+
+    It begins with the last block, which is kept instead where that costs little: where columns are
+    no more than rows, whose copy, without the last block, is then small. That takes the memory of
+    one more array of a block, and of few blocks saves much of the time.
 
     Returns the last carry, and what the steps return, joined along the columns.
     """
@@ -129,8 +133,15 @@ def over_classes(
         return of_block(carry, (ids, soft, columns))
     split = functools.partial(blocks_of, number=number, size=size)
     blocks = ids.reshape(number, size), *jax.tree.map(split, (soft, columns))
-    carry, parts = lax.scan(jax.checkpoint(of_block, prevent_cse=False), carry, blocks)
-    return carry, jax.tree.map(lambda x: x.reshape(-1)[:count], parts)
+    again, rows = jax.checkpoint(of_block, prevent_cse=False), batch.features.shape[0]
+    if not isinstance(rows, int) or count > rows:
+        carry, parts = lax.scan(again, carry, blocks)
+        return carry, jax.tree.map(lambda x: x.reshape(-1)[:count], parts)
+    carry, parts = lax.scan(again, carry, jax.tree.map(lambda x: x[:-1], blocks))
+    carry, part = of_block(carry, jax.tree.map(lambda x: x[-1], blocks))
+    return carry, jax.tree.map(
+        lambda x, y: jnp.concatenate([x.reshape(-1), y])[:count], parts, part
+    )
 
 
 def blocks_of(x: jax.Array, number: int, size: int) -> jax.Array:

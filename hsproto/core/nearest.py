@@ -10,6 +10,29 @@ from jax import lax
 
 from hsproto.core.contrast import block_size, blocks_of
 from hsproto.core.meshes import AxisName
+from hsproto.core.numerics import inlined
+
+# Scores [B, K] up to this many are computed at once: 1 GB.
+MOST_SCORES = 1 << 28
+
+
+def class_block_for(rows: int, num_classes: int) -> int | None:
+    """Return how many classes to handle at a time so that scores stay bounded; None: all."""
+    # A symbolic number of rows, of `jax.export`, is not compared.
+    if not isinstance(rows, int) or rows * num_classes <= MOST_SCORES:
+        return None
+    return max(1, MOST_SCORES // rows)
+
+
+@inlined
+def best_column(scores: jax.Array) -> jax.Array:
+    """Return the column of the highest of scores [B, K], the first of equals, int32 [B].
+
+    NaN and -inf never win; -1 where nothing else is there.
+    """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    best = jnp.argmax(scores, axis=1).astype(jnp.int32)
+    return jnp.where(jnp.max(scores, axis=1) == -jnp.inf, -1, best)
 
 
 def best_class(

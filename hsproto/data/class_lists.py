@@ -150,7 +150,8 @@ def select(source: Source, class_list: str) -> Source:
     if class_list in IMAGENET100_LISTS:
         return _select_imagenet100(source, class_list)
     names, known = class_list.split("/"), source.class_names
-    missing = [name for name in names if name not in known]
+    known_ones = set(known)
+    missing = [name for name in names if name not in known_ones]
     if missing:
         theirs = f"{', '.join(known[:10])}{' ...' if len(known) > 10 else ''}"
         raise UserError(
@@ -161,8 +162,8 @@ def select(source: Source, class_list: str) -> Source:
 
 
 def _select_imagenet100(source, name):
-    names = wnids(name)
-    missing = [wnid for wnid in names if wnid not in source.class_names]
+    names, known = wnids(name), set(source.class_names)
+    missing = [wnid for wnid in names if wnid not in known]
     if missing:
         raise UserError(
             f"config key class_list={name!r}: the data lack {len(missing)} of its {len(names)} "

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -18,8 +19,6 @@ from hsproto.errors import UserError
 NAMES = (
     "features", "labels", "prototypes", "bias", "class_names", "test_features", "test_labels",
 )  # fmt: skip
-# Measures compare all pairs of classes: a matrix of these takes 2.5 GB.
-MAX_CLASSES = 25_000
 BLOCK_BYTES = 2**26  # of rows in float32 that are read at a time
 
 
@@ -137,7 +136,13 @@ def read_features(
     train = Rows(arrays["features"])
     if not labeled:
         train.labels = np.zeros(len(train), np.int32)
-        return FeatureFile(train, None, ("",), None, None, [])
+        notes = []
+        if "test_features" in arrays:
+            notes.append(
+                f"{place}: of features and test_features the {len(train)} rows of features are "
+                "read; save the others as the features of a file of their own to have them read"
+            )
+        return FeatureFile(train, None, ("",), None, None, notes)
     test = Rows(arrays["test_features"]) if "test_features" in arrays else None
     notes = [f"not used: {', '.join(others)}"] if others else []
     if "labels" not in arrays:
@@ -196,11 +201,16 @@ def load_features(spec: DataSpec) -> Splits:
 def load_rows(path: str | os.PathLike, dim: int) -> ArraySource:
     """Read the features in a file or folder without their labels, as `load_features` reads them.
 
+    Warns where there are test_features too, which are not read.
+
     Raises:
         UserError: They do not have `dim` columns.
     """
     with contextlib.ExitStack() as files:
-        rows = read_features([path], files, labeled=False).train
+        found = read_features([path], files, labeled=False)
+        rows = found.train
+        for note in found.notes:
+            warnings.warn(note, stacklevel=2)
         if rows.shape[1] != dim:
             raise UserError(f"{rows.name} has {rows.shape[1]} columns; the run's features {dim}")
         return _source(rows, ("",))
@@ -229,8 +239,7 @@ def _source(rows, class_names):
 def _held_out(labels, share, seed):
     """Which rows are held out, bool [N]: of each class the share, at least one of two or more."""
     held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    for label, members in subsets.rows_by_class(labels):
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, label])))
         held_out[generator.permutation(members)[:count]] = True
@@ -244,8 +253,6 @@ def _classifier(arrays, dim):
         if rows.shape[1] != dim:
             hint = ": transpose them" if rows.shape[0] == dim else ""
             raise UserError(f"{rows.name} must be [K, {dim}]; got {rows.shape}{hint}")
-        if len(rows) > MAX_CLASSES:
-            raise UserError(f"{rows.name} are of {len(rows)} classes; at most {MAX_CLASSES}")
         prototypes = rows.read(0, len(rows))
     if "bias" in arrays:
         stored = arrays["bias"]
@@ -267,8 +274,6 @@ def _class_names(arrays):
     if "class_names" not in arrays:
         return None
     stored = arrays["class_names"]
-    if len(stored) > MAX_CLASSES:
-        raise UserError(f"{stored.name} has {len(stored)} names; at most {MAX_CLASSES}")
     if len(stored.shape) != 1 or stored.dtype.kind not in "US":
         raise UserError(
             f"{stored.name} must be a list of strings; got {stored.dtype} of shape {stored.shape}"
@@ -312,30 +317,38 @@ def _numbered(all_labels, given, number, place, notes):
     if low < 0:
         for labels, (_, name) in zip(whole, all_labels, strict=True):
             _refuse(labels < 0, labels, name, "are below 0; leave those rows out")
-    counts = None
-    if number is None and low == 1 and high <= MAX_CLASSES:
-        counts = np.unique(whole[0])
-    if (number is not None and low == 1 and high == number) or (
-        counts is not None and len(counts) == high
-    ):
+    if number is None:
+        return _by_value(whole, [name for _, name in all_labels], notes)
+    if low == 1 and high == number:
         notes.append(f"labels are 1..{high}: taken as 0..{high - 1}")
         whole, high = [labels - 1 for labels in whole], high - 1
-    number = number or int(high) + 1
     if high >= number:
         for labels, (_, name) in zip(whole, all_labels, strict=True):
             what = "class names" if given else "prototypes"
             _refuse(labels >= number, labels, name, f"are not in 0..{number - 1} ({number} {what})")
-    if number > MAX_CLASSES:
-        distinct = len(np.unique(whole[0]))
-        raise UserError(
-            f"{all_labels[0][1]} go up to {high}, with {distinct} different values: number the "
-            f"classes 0..K-1, at most {MAX_CLASSES}"
-        )
-    empty = np.flatnonzero(np.bincount(whole[0], minlength=number) == 0)
-    if empty.size:
-        notes.append(f"{empty.size} of {number} classes have no row of features, e.g. {empty[0]}")
+    empty = np.bincount(whole[0], minlength=number) == 0
+    if empty.any():
+        note = f"{empty.sum()} of {number} classes have no row of features, e.g. {empty.argmax()}"
+        tested = sum(int(empty[labels].sum()) for labels in whole[1:])
+        notes.append(f"{note}; {tested} test rows are of them" if tested else note)
     names = given or tuple(map(str, range(number)))
     return [labels.astype(np.int32) for labels in whole], names
+
+
+def _by_value(all_labels, places, notes):
+    """As `_numbered`, where nothing but the labels says which classes there are: theirs."""
+    values = np.unique(all_labels[0])
+    count, low, high = len(values), values[0], values[-1]
+    found = []
+    for labels, name in zip(all_labels, places, strict=True):
+        ids = np.minimum(np.searchsorted(values, labels), count - 1)
+        what = "are not among the classes of labels (class_names may name classes without rows)"
+        _refuse(values[ids] != labels, labels, name, what)
+        found.append(ids.astype(np.int32))
+    if high != count - 1:
+        held = f"{low}..{high}" if high - low < count else f"{count} numbers in {low}..{high}"
+        notes.append(f"labels are {held}: taken as 0..{count - 1}, classes named by their number")
+    return found, tuple(map(str, values))
 
 
 def _integers(labels, name, notes):
@@ -355,8 +368,6 @@ def _of_text(all_labels, given, number, notes):
         raise UserError(
             f"{all_labels[0][1]} are text: give class_names too, in the order of the prototypes"
         )
-    if len(names) > MAX_CLASSES:
-        raise UserError(f"{all_labels[0][1]} are of {len(names)} classes; at most {MAX_CLASSES}")
     order = np.argsort(names)
     ordered, numbers = np.asarray(names)[order], []
     for labels, (_, name) in zip(texts, all_labels, strict=True):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from hsproto.data import decode, file_identity
+from hsproto.data import decode, file_identity, subsets
 from hsproto.data.listing import class_folders, image_files, in_words
 from hsproto.data.source import DataSpec, Source, Splits
 from hsproto.errors import UserError, visible
@@ -157,8 +157,8 @@ def _without_train(spec, places):
 
 
 def _test_source(path, names, spec, skipped=None):
-    present = class_folders(path)
-    if foreign := [name for name in present if name not in names]:
+    present, known = class_folders(path), set(names)
+    if foreign := [name for name in present if name not in known]:
         raise UserError(
             f"{path} holds classes that the training set lacks: {_some(foreign)}; add images of "
             "them to the training set, or remove them"
@@ -177,8 +177,8 @@ def _split(source, root, spec):
         return hashlib.sha256(f"{spec.subset_seed}/".encode() + os.fsencode(name)).digest()
 
     held_out = []
-    for label in range(len(source.class_names)):
-        rows = sorted(np.flatnonzero(source.labels == label), key=rank)
+    for _, members in subsets.rows_by_class(source.labels):
+        rows = sorted(members, key=rank)
         # One at least of each class, as long as one is left to train on.
         count = min(max(1, round(spec.validation_share * len(rows))), len(rows) - 1)
         held_out += rows[:count]

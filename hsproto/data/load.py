@@ -1,5 +1,6 @@
 """The training and the test source of a data set, and what a config takes over from them."""
 
+import collections
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def read_splits(spec: DataSpec) -> Splits:
             raise UserError(f"the {name} split of {spec.dataset!r} holds no image")
     # Groups have a message of their own.
     names = () if spec.class_groups else splits.train.class_names
-    if repeated := [name for name in names if names.count(name) > 1]:
+    if repeated := [name for name, count in collections.Counter(names).items() if count > 1]:
         raise UserError(
             f"{spec.dataset!r} has several classes of the name {repeated[0]!r}: rename all but one"
         )

@@ -30,17 +30,17 @@ def subset(source: Source, imbalance_factor: float, seed: int) -> Source:
     """
     labels = np.asarray(source.labels)
     counts = profile(len(source), len(source.class_names), imbalance_factor)
+    left_none = np.minimum(counts, class_counts(source)) == 0
+    if left_none.any():
+        raise UserError(
+            f"config key imbalance_factor={imbalance_factor} leaves no training image of class "
+            f"{source.class_names[left_none.argmax()]!r}: take a larger one"
+        )
     rows = []
-    for label, count in enumerate(counts):
-        members = np.flatnonzero(labels == label)
-        if not min(count, len(members)):
-            raise UserError(
-                f"config key imbalance_factor={imbalance_factor} leaves no training image of class "
-                f"{source.class_names[label]!r}: take a larger one"
-            )
+    for label, members in subsets.rows_by_class(labels):
         # The bit generator is named because NumPy may change its default one.
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, label])))
-        rows.append(generator.permutation(members)[:count])
+        rows.append(generator.permutation(members)[: counts[label]])
     return subsets.of_rows(source, np.sort(np.concatenate(rows)))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hsproto.data import subsets
 from hsproto.data.source import Source
 from hsproto.errors import UserError
 
@@ -84,10 +85,7 @@ class ClassSampler:
 
     def __init__(self, labels: np.ndarray, batch_size: int, seed: int):
         self.batch_size, self.seed = batch_size, seed
-        order = np.argsort(labels, kind="stable")
-        classes, starts = np.unique(labels[order], return_index=True)
-        self._members = np.split(order, starts[1:])
-        self._classes = classes
+        self._classes, self._members = zip(*subsets.rows_by_class(labels), strict=True)
         self._passes: dict[int, tuple[int, np.ndarray]] = {}
 
     def indices(self, step: int) -> np.ndarray:
@@ -200,7 +198,7 @@ class BoundSampler:
 
 def _one_of_each_class(labels, seed):
     generator = _generator(seed, 0)
-    return [generator.choice(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+    return [generator.choice(rows) for _, rows in subsets.rows_by_class(labels)]
 
 
 @functools.lru_cache(maxsize=4)

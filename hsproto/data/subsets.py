@@ -1,12 +1,22 @@
 """Parts of a source of images: some of its rows or classes, or other labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
 from hsproto.data.arrays import ArraySource
 from hsproto.data.source import PictureSource, Source
+
+
+def rows_by_class(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (class, its rows in ascending order) of the classes that have rows, in order.
+
+    The time does not grow with the number of classes times that of rows.
+    """
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(np.asarray(labels)[order], return_index=True)
+    return zip(classes.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def of_rows(source: Source, rows: np.ndarray) -> Source:
@@ -19,7 +29,8 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
 
     Every name must be a class of the source. Images keep their order.
     """
-    old_labels = [source.class_names.index(name) for name in names]
+    places = {name: label for label, name in enumerate(source.class_names)}
+    old_labels = [places[name] for name in names]
     new_labels = np.full(len(source.class_names), -1, np.int32)
     new_labels[old_labels] = np.arange(len(names))
     labels = new_labels[np.asarray(source.labels)]

@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from hsproto import geometry, prototypes
-from hsproto.core import class_stats, nc_metrics, numerics, spectra
+from hsproto.core import class_stats, nc_metrics, nearest, numerics, spectra
 from hsproto.core.class_stats import ClassStats
 from hsproto.core.host import blas_on_one_thread
 from hsproto.data.features import NotFinite, Rows
@@ -140,10 +140,17 @@ def _right(rows, labels, means, weights, bias):
     def count(predicted):
         return jnp.sum((predicted == labels) & (labels >= 0), dtype=jnp.int32)
 
-    counts = {"accuracy_class_means": count(prototypes.predict(rows, means))}
+    block = nearest.class_block_for(len(rows), len(means))
+    nearest_mean = prototypes.predict(rows, means, class_block=block)
+    counts = {"accuracy_class_means": count(nearest_mean)}
     if weights is not None:
-        logits = numerics.matmul(rows, weights.T)
-        counts["accuracy"] = count(jnp.argmax(logits if bias is None else logits + bias, axis=1))
+
+        def logits_of(columns):
+            weights, bias = columns
+            logits = numerics.matmul(rows, weights.T)
+            return logits if bias is None else logits + bias[None, :]
+
+        counts["accuracy"] = count(nearest.best_class(logits_of, (weights, bias), block))
     return counts
 
 

@@ -14,11 +14,10 @@ from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from hsproto import prototypes
+from hsproto.core import nearest
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 
-# Logits [N, K] up to this many are computed at once: 1 GB.
-_MOST_LOGITS = 1 << 28
 # Of more classes, geometry is that of as many: it compares every class with every other.
 MOST_COMPARED = 10_000
 
@@ -43,7 +42,7 @@ def predict(
         weights: [K, D].
         bias: [K] or None.
     """
-    at_once = len(features) * len(weights) <= _MOST_LOGITS
+    at_once = nearest.class_block_for(len(features), len(weights)) is None
     if at_once and not config.class_block and not mesh_lib.splits_classes(mesh):
         if by_cosine:
             return prototypes.predict(features, weights)
@@ -53,7 +52,7 @@ def predict(
 
 def _nearest(config, features, weights, bias, model_axis=None):
     del bias
-    block = config.class_block or None
+    block = config.class_block or nearest.class_block_for(len(features), len(weights))
     return prototypes.predict(features, weights, class_block=block, model_axis=model_axis)
 
 

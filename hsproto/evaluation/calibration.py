@@ -20,27 +20,42 @@ from scipy import optimize, special
 
 from hsproto.errors import UserError
 from hsproto.evaluation import command
+from hsproto.evaluation.row_blocks import Scores
 from hsproto.evaluation.trained import TrainedRun
 from hsproto.runs import summary as summary_lib
 
 
-def nll(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean negative log-likelihood of labels [N] under softmax(logits), in nats."""
-    logits = np.asarray(logits, np.float64)
-    own = logits[np.arange(len(labels)), labels]
-    return float(np.mean(special.logsumexp(logits, axis=1) - own))
+def nll(scores: Scores, temperature: float = 1.0) -> float:
+    """Return the mean negative log-likelihood under softmax(logits/temperature), in nats."""
+
+    def of_block(logits, labels):
+        logits = _divided(logits, temperature)
+        return special.logsumexp(logits, axis=1) - _own(logits, labels)
+
+    return float(np.mean(scores.per_image(of_block)))
+
+
+def _divided(logits, temperature):
+    return np.asarray(logits / temperature, np.float64)
+
+
+def _own(logits, labels):
+    return logits[np.arange(len(labels)), labels]
 
 
 def reliability(
-    logits: np.ndarray, labels: np.ndarray, bins: int = 15
+    scores: Scores, temperature: float = 1.0, bins: int = 15
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (share, confidence, accuracy), [bins] each, of images by their largest probability.
 
     Bin m holds confidences in (m/bins, (m+1)/bins]. The means of an empty bin are NaN.
     """
-    probabilities = special.softmax(np.asarray(logits, np.float64), axis=1)
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
+
+    def of_block(logits, labels):
+        probabilities = special.softmax(_divided(logits, temperature), axis=1)
+        return np.stack([probabilities.max(axis=1), probabilities.argmax(axis=1) == labels], 1)
+
+    confidence, correct = scores.per_image(of_block).T
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts, *sums = (
         np.bincount(place, weights, bins)
@@ -51,27 +66,29 @@ def reliability(
     return counts / len(correct), *means
 
 
-def ece(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def ece(scores: Scores, temperature: float = 1.0, bins: int = 15) -> float:
     """Return the expected calibration error, Σ_m share_m |accuracy_m - confidence_m|."""
-    share, confidence, accuracy = reliability(logits, labels, bins)
+    share, confidence, accuracy = reliability(scores, temperature, bins)
     return float(np.sum((share * np.abs(accuracy - confidence))[share > 0]))
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(scores: Scores) -> float:
     """Return the positive T that minimizes the NLL of logits/T.
 
     NLL is convex in 1/T, so this is where its derivative, the mean of E_p[logit] - own logit, is
     zero. NaN where no finite positive T is optimal: all labels have the largest logit (T -> 0), or
     the logits are no better than chance (T -> infinity).
     """
-    logits = np.asarray(logits, np.float64)
-    own = logits[np.arange(len(labels)), labels]
-    # A class that is never predicted has the logit -inf: it does not contribute to the mean.
-    finite = np.where(np.isfinite(logits), logits, 0.0)
+    own = scores.per_image(lambda logits, labels: _own(np.asarray(logits, np.float64), labels))
 
     def slope(log_inverse):
-        p = special.softmax(logits * np.exp(log_inverse), axis=1)
-        return float(np.mean(np.sum(p * finite, axis=1) - own))
+        def expected(logits, _):
+            logits = np.asarray(logits, np.float64)
+            p = special.softmax(logits * np.exp(log_inverse), axis=1)
+            # A class that is never predicted has the logit -inf: it does not contribute.
+            return np.sum(p * np.where(np.isfinite(logits), logits, 0.0), axis=1)
+
+        return float(np.mean(scores.per_image(expected) - own))
 
     low, high = -12.0, 12.0
     if not np.isfinite(own).all() or slope(low) >= 0 or slope(high) <= 0:
@@ -80,9 +97,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibrate(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    *,
+    scores: Scores,
     bins: int = 15,
     fit_share: float = 0.2,
     seed: int = 0,
@@ -90,37 +105,36 @@ def calibrate(
     """Fit a temperature and measure before and after: the content of calibration.json.
 
     Args:
-        logits: [N, K].
-        labels: [N].
+        scores: The logits of images, with their labels.
 
     Raises:
         UserError: `fit_share` leaves no image to fit on, or none to measure on.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
-    count = round(fit_share * len(labels))
-    if not 0 < count < len(labels):
+    order = np.random.default_rng(seed).permutation(len(scores))
+    count = round(fit_share * len(scores))
+    if not 0 < count < len(scores):
         raise UserError(
-            f"--fit_share={fit_share} of {len(labels)} images leaves none to "
+            f"--fit_share={fit_share} of {len(scores)} images leaves none to "
             f"{'measure' if count else 'fit'}: use a share in 0..1, e.g. 0.2"
         )
-    fitted, measured = order[:count], order[count:]
-    temperature = fit_temperature(logits[fitted], labels[fitted])
-    rest, own = logits[measured], labels[measured]
+    temperature = fit_temperature(scores.take(order[:count]))
+    measured = scores.take(order[count:])
+    right = measured.per_image(lambda logits, labels: np.argmax(logits, axis=1) == labels)
     result = {
-        "accuracy": float(np.mean(np.argmax(rest, axis=1) == own)),
+        "accuracy": float(np.mean(right)),
         "fitted_temperature": temperature,
         "images_fitted": count,
         "images_measured": len(measured),
     }
     for name, divisor in (("before", 1.0), ("after", temperature)):
         defined = not math.isnan(divisor)
-        scaled = rest / divisor
         result[name] = {
-            "nll": nll(scaled, own) if defined else math.nan,
-            "ece": ece(scaled, own, bins) if defined else math.nan,
+            "nll": nll(measured, divisor) if defined else math.nan,
+            "ece": ece(measured, divisor, bins) if defined else math.nan,
         }
         if defined:
-            columns = zip(*map(np.ndarray.tolist, reliability(scaled, own, bins)), strict=True)
+            found = reliability(measured, divisor, bins)
+            columns = zip(*map(np.ndarray.tolist, found), strict=True)
             keys = ("share", "confidence", "accuracy")
             result[name]["bins"] = [dict(zip(keys, row, strict=True)) for row in columns]
     return result
@@ -149,7 +163,7 @@ def format_table(result: dict[str, Any]) -> str:
 def measure(run: TrainedRun, args: Any) -> command.Results:
     """Measure the calibration of a run on its test set."""
     options = {"bins": args.bins, "fit_share": args.fit_share, "seed": args.seed}
-    result = calibrate(*run.logits(run.test), **options)
+    result = calibrate(run.logits(run.test), **options)
     return command.Results({"step": run.step, **options, **result}, format_table(result))
 
 

@@ -13,11 +13,11 @@ from hsproto.core.numerics import l2_normalize
 from hsproto.data import augment
 from hsproto.data.loader import Loader
 from hsproto.evaluation import accuracy, by_class
-from hsproto.evaluation.mistakes import Predictions
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import snapshots
+from hsproto.runs.predictions_file import Predicted
 from hsproto.training import objective
 
 _MOST_LOOKED_AT = 20_000  # test images of a folder, files that one can look at: mistakes are listed
@@ -60,7 +60,7 @@ class Evaluation(NamedTuple):
     class_means: np.ndarray
     per_class: dict[str, list] | None = None
     snapshot: snapshots.Snapshot | None = None
-    predictions: Predictions | None = None
+    predictions: Predicted | None = None
 
 
 class _Classifiers(NamedTuple):
@@ -246,7 +246,7 @@ class Evaluator:
             labels = np.where(test.where, test.labels, 0)
             margins = np.asarray(self._margins(test.projections, weights, labels, predicted))
             margins = margins[places]
-        return Predictions(test.labels[places], predicted[places], margins)
+        return Predicted(test.labels[places], predicted[places], margins)
 
     def _places(self, split, rows):
         """Where `embed_all` put the rows of a source: it fills [size, batches] by columns."""
@@ -275,9 +275,10 @@ class Evaluator:
 
 
 def _margins(features, weights, labels, predicted):
-    """Cosine to the predicted class less that to the own one, float32 [N]."""
+    """Cosine to the predicted class, if any, less that to the own one, float32 [N]."""
     features, weights = l2_normalize(features), l2_normalize(weights)
-    return jnp.sum(features * (weights[predicted] - weights[labels]), axis=1)
+    margins = jnp.sum(features * (weights[predicted] - weights[labels]), axis=1)
+    return jnp.where(predicted < 0, jnp.nan, margins)
 
 
 def _accuracies(split, predicted, num_classes):

@@ -10,10 +10,12 @@ import numpy as np
 from hsproto import geometry
 from hsproto import verdict as verdict_lib
 from hsproto.data.features import read_features
+from hsproto.errors import UserError
 from hsproto.evaluation import blockwise
 from hsproto.evaluation.blockwise import Measured
 from hsproto.metrics import METRICS, format_number
 
+MAX_CLASSES = 25_000  # all are compared with each other: a matrix of these takes 2.5 GB
 MAP_ROWS = 3000  # rows of the two-dimensional map
 
 _SPREAD = "spread within classes over that between"
@@ -26,7 +28,7 @@ class Report(NamedTuple):
         name: Of the files.
         train: What the features measure.
         test: What those of the test set measure, or None.
-        optimum: Of each measure, or None where there is none.
+        optimum: Of each measure for as many classes as have features, or None where there is none.
         class_names: K names.
         prototypes: [K, D], or None.
         points: Some rows [P, D], spread evenly over the test set, or else over the features.
@@ -54,6 +56,11 @@ def measure(paths: Sequence[str]) -> Report:
     with contextlib.ExitStack() as files:
         found = read_features(paths, files)
         classes, dim = len(found.class_names), found.train.shape[1]
+        if classes > MAX_CLASSES:
+            raise UserError(
+                f"{found.train.name} are of {classes} classes: at most {MAX_CLASSES} can be "
+                "compared with each other; take the rows of some"
+            )
         train = blockwise.measure(found.train, classes, found.prototypes, found.bias)
         test = None
         if found.test is not None:
@@ -66,7 +73,7 @@ def measure(paths: Sequence[str]) -> Report:
         train,
         test,
         {"accuracy": 1.0, "accuracy_class_means": 1.0, "spread_ratio": 0.0}
-        | geometry.optimum(classes, dim),
+        | geometry.optimum(max(1, int(train.measures["classes_counted"])), dim),
         found.class_names,
         found.prototypes,
         points,

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from hsproto.core import numerics
+from hsproto.evaluation.row_blocks import row_blocks
 
 # Cosines of a block of images with all training features: 256 MB of float32.
 _BLOCK_ELEMENTS = 2**26
@@ -20,7 +21,7 @@ def cosine_blocks(
     max_elements: int,
     on_host: Callable[[jax.Array], np.ndarray] = np.asarray,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield (rows, cosines float32 [rows, M]) of blocks of queries [N, D] with others [M, D].
+    """Return (rows, cosines float32 [rows, M]) of blocks of queries [N, D] with others [M, D].
 
     Args:
         queries: on the host.
@@ -28,13 +29,9 @@ def cosine_blocks(
         max_elements: of a block, which has at least one row.
         on_host: copies what is computed of `others` to the host.
     """
-    size = max(1, min(1024, max_elements // others.shape[0], len(queries)))
-    for start in range(0, len(queries), size):
-        block = queries[start : start + size]
-        # All blocks of one shape, so that one program serves them.
-        padded = np.pad(block, ((0, size - len(block)), (0, 0)))
-        cosines = on_host(_cosines(padded, others))[: len(block)]
-        yield slice(start, start + len(block)), cosines
+    return row_blocks(
+        lambda block: on_host(_cosines(block, others)), queries, max_elements // others.shape[0]
+    )
 
 
 def kth_cosine(

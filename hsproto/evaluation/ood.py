@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 from scipy import special
 
-from hsproto import cli, npz, prototypes
+from hsproto import cli, npz
 from hsproto.data import arrays, decode, folder, listing
 from hsproto.data import features as feature_files
 from hsproto.data import load as load_lib
@@ -61,11 +61,11 @@ def fpr95(id_scores: np.ndarray, ood_scores: np.ndarray) -> float:
 def scores(run: TrainedRun, embedded: Embedded, k: int) -> dict[str, np.ndarray]:
     """Return {score: float [N]} of embedded images, without the padding."""
     features = embedded.projections
-    logits, _ = run.logits(embedded)
-    cosines = run.on_host(prototypes.logits(features, run.weights))[embedded.where]
     return {
-        "max_cosine": cosines.max(axis=1),
-        "energy": special.logsumexp(logits, axis=1),
+        "max_cosine": run.cosines(embedded).per_image(lambda cosines, _: cosines.max(axis=1)),
+        "energy": run.logits(embedded).per_image(
+            lambda logits, _: special.logsumexp(logits, axis=1)
+        ),
         "knn": kth_cosine(
             run.on_host(features)[embedded.where],
             run.train.projections,

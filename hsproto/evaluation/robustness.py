@@ -212,7 +212,7 @@ def _corruption_folders(path):
 
 
 def _folder_source(folder, class_names, spec):
-    available = class_folders(folder) if os.path.isdir(folder) else []
+    available = set(class_folders(folder) if os.path.isdir(folder) else ())
     missing = [name for name in class_names if name not in available]
     if missing:
         raise UserError(

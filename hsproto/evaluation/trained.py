@@ -10,12 +10,15 @@ from jax.sharding import Mesh
 
 from hsproto import config as config_lib
 from hsproto import config_checks, prototypes
+from hsproto.core.nearest import class_block_for
 from hsproto.data import fingerprint as fingerprint_lib
 from hsproto.data import load as load_lib
 from hsproto.data import loader
 from hsproto.data.source import Source, Splits, data_spec
 from hsproto.errors import UserError
+from hsproto.evaluation import by_class
 from hsproto.evaluation.evaluator import Embedded, Evaluation, Evaluator
+from hsproto.evaluation.row_blocks import Scores
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.parallel.processes import log_main
@@ -108,16 +111,32 @@ class TrainedRun:
 
     def error(self, embedded: Embedded) -> float:
         """Return the share of the images that are misclassified."""
-        predicted = classifier_lib.predict(
-            self.config, embedded.projections, self.weights, self.bias
+        predicted = by_class.predict(
+            self.config, self.mesh, embedded.projections, self.weights, self.bias
         )
         correct = self.on_host(predicted) == embedded.labels
         return float(1 - correct[embedded.where].mean())
 
-    def logits(self, embedded: Embedded) -> tuple[np.ndarray, np.ndarray]:
-        """Return (logits float32 [N, K], labels [N]) of the images, without the padding."""
-        logits = classifier_lib.logits(self.config, embedded.projections, self.weights, self.bias)
-        return self.on_host(logits)[embedded.where], embedded.labels[embedded.where]
+    def logits(self, embedded: Embedded) -> Scores:
+        """Return the classifier's logits of the images, without the padding."""
+        return self._scores(embedded, functools.partial(classifier_lib.logits, self.config))
+
+    def cosines(self, embedded: Embedded) -> Scores:
+        """Return the cosines of the images with the prototypes, without the padding."""
+        return self._scores(embedded, lambda rows, weights, bias: prototypes.logits(rows, weights))
+
+    def _scores(self, embedded, function):
+        features, where, classes = embedded.projections, embedded.where, len(self.weights)
+        labels = embedded.labels[where]
+        if class_block_for(len(features), classes) is None:
+            scores = self.on_host(function(features, self.weights, self.bias))
+            return Scores(scores[where], labels, classes)
+        program = jax.jit(function, out_shardings=mesh_lib.replicated(self.mesh))
+
+        def scores_of(rows):
+            return np.asarray(program(rows, self.weights, self.bias))
+
+        return Scores(self.on_host(features)[where], labels, classes, scores_of)
 
     def on_host(self, array: jax.Array) -> np.ndarray:
         """Return a global array as NumPy's, in every process."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hsproto import prototypes
 from hsproto.core import numerics
-from hsproto.core.nearest import best_class
+from hsproto.core.nearest import best_class, best_column, class_block_for
 from hsproto.core.numerics import matmul
 
 
@@ -20,18 +20,23 @@ def predict(
 ) -> jax.Array:
     """Return predicted labels [B]: by inner product for cross entropy, else by cosine.
 
+    They are -1 where no class has a score that is a number, as where a feature is not finite.
+
     `bias` [K] is added to the inner products, or to the cosines divided by the temperature. Inside
     `shard_map` with `model_axis`, weights and bias are those of this device's classes.
+
+    Classes are handled `class_block` at a time, or as many as fit where [B, K] would be large.
     """
-    if config.class_block or model_axis is not None:
+    block = config.class_block or class_block_for(features.shape[0], weights.shape[0])
+    if block or model_axis is not None:
 
         def scores_of(columns):
             return _scores(config, features, *columns)
 
-        return best_class(scores_of, (weights, bias), config.class_block or None, model_axis)
+        return best_class(scores_of, (weights, bias), block, model_axis)
     if config.loss != "cross_entropy" and bias is None:
         return prototypes.predict(features, weights)
-    return jnp.argmax(_scores(config, features, weights, bias), axis=1)
+    return best_column(_scores(config, features, weights, bias))
 
 
 def _scores(config, features, weights, bias):

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Classes that are compared with each other; of more, as many. A matrix of these takes 130 MB.
+MOST_COMPARED = 4000
+
 
 def lengths(vectors: np.ndarray) -> np.ndarray:
     """Return the lengths [...] of vectors [..., D]."""
@@ -28,3 +31,13 @@ def cosines(
     """
     directions = unit(vectors, of_zero)
     return directions @ (directions if others is None else unit(others, of_zero)).T
+
+
+def some_classes(count: int) -> np.ndarray:
+    """Return the classes of so many that are compared with each other, evenly spread."""
+    return np.linspace(0, count - 1, min(count, MOST_COMPARED)).astype(np.int64)
+
+
+def of_some_classes(count: int) -> str:
+    """Return words for what `some_classes` left out; empty where it left out nothing."""
+    return f", of {MOST_COMPARED} of {count} classes" if count > MOST_COMPARED else ""

@@ -136,8 +136,7 @@ def write_results(workdir: str, summary: dict, evaluation: Any, class_names: Seq
         "class_names": list(class_names),
     }
     write_npz(os.path.join(workdir, "prototypes.npz"), arrays)
-    labels, predicted = evaluation.predictions[:2]
-    predictions_file.write(workdir, summary["step"], labels, predicted)
+    predictions_file.write(workdir, summary["step"], evaluation.predictions)
     write_text(os.path.join(workdir, "summary.json"), to_json(summary, indent=1))
 
 

@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
-from hsproto.data import augment, long_tail, sampler
+from hsproto.data import augment, long_tail, sampler, subsets
 from hsproto.data.loader import Loader
 from hsproto.models import classifier as classifier_lib
 from hsproto.models import model as model_lib
@@ -218,8 +218,8 @@ def _held_out(labels, seed):
     """Which rows are held out: one in five of each class, drawn by the seed; none if few."""
     chosen = np.zeros(len(labels), bool)
     generator = np.random.Generator(np.random.PCG64(seed))
-    for label in np.unique(labels):
-        rows = generator.permutation(np.flatnonzero(labels == label))
+    for _, members in subsets.rows_by_class(labels):
+        rows = generator.permutation(members)
         if len(rows) < _HELD_OUT:
             return np.zeros(len(labels), bool)
         chosen[rows[: len(rows) // _HELD_OUT]] = True

@@ -26,6 +26,9 @@ from hsproto.training import objective, optimizer
 from hsproto.training import queue as queue_lib
 from hsproto.training import state as state_lib
 
+# Of the accuracy of a step: scores of rows and all classes, and rows.
+_MOST_SCORES, _LEAST_ROWS = 1 << 24, 128
+
 
 def make_train_step(
     config: ConfigDict, mesh: jax.sharding.Mesh, log_prior: ArrayLike | None = None
@@ -36,7 +39,8 @@ def make_train_step(
     and labels int [batch_size]: global arrays split over the mesh. The state is laid out as
     `state.layout` says, and donated. Encoder losses see two augmented views of each image, all
     others one. The random numbers of a step are a function of (seed, step). Metrics are scalars:
-    loss, gradient_norm, learning_rate, and, if there is a classifier, accuracy on the batch.
+    loss, gradient_norm, learning_rate, and, if there is a classifier, accuracy on the batch; with
+    very many classes on some rows of it (`measured_rows`).
 
     With n = `microbatches` > 1, images are [n, batch_size/n, ...] and labels [n, batch_size/n],
     split along their second axis. The gradient is exactly that of the whole batch's loss, although
@@ -83,9 +87,10 @@ def make_train_step(
             targets = objective.mix(config, mixing_key, labels)
             metrics = {"loss": split_loss(outputs, prototypes, bias, targets, state.queue)}
             if prototypes is not None:
-                features = outputs.features.reshape(-1, prototypes.shape[1])
+                rows = measured_rows(labels.size, config.num_classes)
+                features = outputs.features.reshape(-1, prototypes.shape[1])[rows]
                 predicted = predict(features, prototypes, bias)
-                metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1))
+                metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1)[rows])
             return metrics["loss"], metrics
 
         differentiate = _whole if config.microbatches == 1 else _in_microbatches
@@ -217,17 +222,36 @@ def _with_prior(loss, log_prior, *arguments):
     return loss(*arguments, log_prior)
 
 
+def measured_rows(count: int, num_classes: int) -> slice:
+    """Return the rows of a batch that its accuracy is taken on: all, or evenly spread ones.
+
+    All classes are compared with each of them, which for very many would cost far more than a loss
+    that needs none but the batch's own. They are as many as give _MOST_SCORES, at least
+    _LEAST_ROWS.
+    """
+    least = max(_LEAST_ROWS, _MOST_SCORES // num_classes)
+    steps = (d for d in range(count // least, 1, -1) if count % d == 0)
+    return slice(None, None, next(steps, 1))
+
+
 def _make_predict(config, mesh):
     """Return f(features, prototypes, bias) -> predicted labels."""
     if not mesh_lib.splits_classes(mesh):
         return functools.partial(classifier_lib.predict, config)
-    rows, classes = mesh_lib.over_data(mesh).spec, mesh_lib.over_classes(mesh).spec
-    return jax.shard_map(
-        functools.partial(classifier_lib.predict, config, model_axis=mesh_lib.MODEL_AXIS),
-        mesh=mesh,
-        in_specs=(rows, classes, classes),
-        out_specs=rows,
-    )
+
+    def predict(features, prototypes, bias):
+        rows, classes = mesh_lib.over_data(mesh).spec, mesh_lib.over_classes(mesh).spec
+        if len(features) % mesh.shape["data"]:  # some of a batch: each device takes all of them
+            rows = PartitionSpec()
+        split = jax.shard_map(
+            functools.partial(classifier_lib.predict, config, model_axis=mesh_lib.MODEL_AXIS),
+            mesh=mesh,
+            in_specs=(rows, classes, classes),
+            out_specs=rows,
+        )
+        return split(features, prototypes, bias)
+
+    return predict
 
 
 def _one_axis(x, axes):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hsproto.data import folder
 from hsproto.data import load as load_lib
 from hsproto.data import source as source_lib
 from hsproto.data.folder import read_image
-from hsproto.data.source import data_spec
+from hsproto.data.source import DataSpec, data_spec
 from hsproto.errors import UserError
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -78,6 +79,22 @@ def test_class_names_that_are_not_unique_are_refused(tmp_path):
     arrays["class_names"] = np.array([CLASSES[0], *CLASSES[:-1]])
     write_npz(tmp_path, **arrays)
     assert_refused(make_config("arrays", tmp_path), "several classes", CLASSES[0])
+
+
+def test_reading_takes_no_time_that_grows_with_the_square_of_the_classes(tmp_path):
+    """Names that are compared with all others took minutes for 50,000 classes."""
+    labels = np.repeat(np.arange(50_000), 3)
+    features = np.ones((len(labels), 2), np.float32)
+    np.savez(tmp_path / "x.npz", features=features, labels=labels)
+    spec = DataSpec(
+        source="features", dataset="x", data_dir=str(tmp_path / "x.npz"), channels=2,
+        image_size=1, validation_share=0.3,
+    )  # fmt: skip
+    start = time.process_time()
+    train, test = load_lib.read_splits(spec)
+    assert (len(train), len(test)) == (100_000, 50_000)
+    np.testing.assert_array_equal(np.bincount(test.labels), np.ones(50_000))
+    assert time.process_time() - start < 15
 
 
 def test_a_spec_has_the_values_of_a_config_and_the_side_of_what_is_loaded():

@@ -9,7 +9,12 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from hsproto.errors import UserError
-from hsproto.evaluation import calibration
+from hsproto.evaluation import calibration, row_blocks
+from hsproto.evaluation.row_blocks import Scores
+
+
+def given(logits, labels):
+    return Scores(logits, labels, logits.shape[1])
 
 
 @pytest.fixture
@@ -28,13 +33,14 @@ def test_ece_of_a_case_by_hand():
     labels = np.array([0, 0, 0, 1, 0, 1])
     # Bins of a fifteenth: four images at 0.9 of which 3/4 are right, two at 0.6, half right.
     expected = 4 / 6 * abs(0.75 - 0.9) + 2 / 6 * abs(0.5 - 0.6)
-    assert calibration.ece(logits, labels) == pytest.approx(expected)
+    assert calibration.ece(given(logits, labels)) == pytest.approx(expected)
     # A single bin: 4 of 6 are right, at a mean confidence of 0.8.
-    assert calibration.ece(logits, labels, bins=1) == pytest.approx(0.8 - 4 / 6)
+    assert calibration.ece(given(logits, labels), bins=1) == pytest.approx(0.8 - 4 / 6)
 
 
 def test_a_bin_holds_its_upper_edge():
-    share, confidence, accuracy = calibration.reliability(np.zeros((3, 2)), np.zeros(3, int), 2)
+    scores = given(np.zeros((3, 2)), np.zeros(3, int))
+    share, confidence, accuracy = calibration.reliability(scores, bins=2)
     np.testing.assert_array_equal(share, [1, 0])
     np.testing.assert_array_equal(confidence, [0.5, np.nan])
     np.testing.assert_array_equal(accuracy, [1, np.nan])
@@ -43,10 +49,10 @@ def test_a_bin_holds_its_upper_edge():
 def test_nll_and_reliability_are_scikit_learns(predictions):
     logits, labels = predictions
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    assert calibration.nll(logits, labels) == pytest.approx(log_loss(labels, probabilities))
+    assert calibration.nll(given(logits, labels)) == pytest.approx(log_loss(labels, probabilities))
     right = probabilities.argmax(axis=1) == labels
     expected = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
-    share, confidence, accuracy = calibration.reliability(logits, labels)
+    share, confidence, accuracy = calibration.reliability(given(logits, labels))
     np.testing.assert_allclose(accuracy[share > 0], expected[0])
     np.testing.assert_allclose(confidence[share > 0], expected[1])
     assert share.sum() == pytest.approx(1)
@@ -54,9 +60,11 @@ def test_nll_and_reliability_are_scikit_learns(predictions):
 
 def test_the_temperature_minimises_nll(predictions):
     logits, labels = predictions
-    found = calibration.fit_temperature(logits, labels)
+    found = calibration.fit_temperature(given(logits, labels))
     direct = optimize.minimize_scalar(
-        lambda t: calibration.nll(logits / t, labels), bounds=(0.1, 20), options={"xatol": 1e-9}
+        lambda t: calibration.nll(given(logits, labels), t),
+        bounds=(0.1, 20),
+        options={"xatol": 1e-9},
     )
     assert found == pytest.approx(direct.x, rel=1e-6)
     assert found == pytest.approx(3, rel=0.05)
@@ -65,23 +73,29 @@ def test_the_temperature_minimises_nll(predictions):
 def test_a_class_that_is_never_predicted_has_no_part_in_the_temperature(predictions):
     logits, labels = predictions
     with_dead = np.concatenate([logits, np.full((len(logits), 1), -np.inf)], axis=1)
-    expected = calibration.fit_temperature(logits, labels)
-    assert calibration.fit_temperature(with_dead, labels) == pytest.approx(expected)
+    expected = calibration.fit_temperature(given(logits, labels))
+    assert calibration.fit_temperature(given(with_dead, labels)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [1, 2, 0]])
 def test_no_temperature_is_best_where_all_or_none_are_right(labels):
-    assert np.isnan(calibration.fit_temperature(np.eye(3), np.array(labels)))
-    result = calibration.calibrate(np.tile(np.eye(3), (20, 1)), np.tile(labels, 20))
+    assert np.isnan(calibration.fit_temperature(given(np.eye(3), np.array(labels))))
+    result = calibration.calibrate(given(np.tile(np.eye(3), (20, 1)), np.tile(labels, 20)))
     assert np.isnan(result["after"]["ece"]) and np.isfinite(result["before"]["ece"])
     assert "no temperature is best" in calibration.format_table(result)
 
 
 def test_fitting_helps_on_images_that_were_not_fitted(predictions):
-    result = calibration.calibrate(*predictions)
+    result = calibration.calibrate(given(*predictions))
     assert (result["images_fitted"], result["images_measured"]) == (800, 3200)
     assert result["after"]["nll"] < result["before"]["nll"] - 0.1
     assert result["after"]["ece"] < 0.04 < 0.15 < result["before"]["ece"]
+
+
+def test_blocks_of_images_change_no_bit(predictions, monkeypatch):
+    expected = json.dumps(calibration.calibrate(given(*predictions)))
+    monkeypatch.setattr(row_blocks, "_MOST_SCORES", 5 * 333)
+    assert json.dumps(calibration.calibrate(given(*predictions))) == expected
 
 
 def test_the_command_writes_what_it_found(digits_run, capsys):

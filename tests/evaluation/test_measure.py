@@ -65,11 +65,39 @@ def test_classes_of_few_rows_and_of_none_are_measured_alike(tmp_path):
     labels = np.repeat([0, 1, 3, 4], [1, 2, 5, 200])
     features = rng.normal(size=(len(labels), D)).astype(np.float32)
     expected = geometry.neural_collapse(features, labels, num_classes=5)
-    report = measure_lib.measure([saved(tmp_path, features=features, labels=labels)])
+    given = {"features": features, "labels": labels}
+    report = measure_lib.measure([saved(tmp_path, **given, class_names=list("abcde"))])
     for key, value in expected.items():
         measured = report.train.measures[key]
         np.testing.assert_allclose(measured, value, rtol=1e-3, atol=1e-6, err_msg=key)
     assert report.notes == ["1 of 5 classes have no row of features, e.g. 2"]
+    assert report.optimum["erank_inter"] == 3, "of the four classes that are measured"
+    # Without names the classes are those of the rows.
+    alone = measure_lib.measure([saved(tmp_path, **given)])
+    for key, value in report.train.measures.items():
+        np.testing.assert_allclose(alone.train.measures[key], value, rtol=1e-5, atol=1e-6)
+    assert alone.class_names == ("0", "1", "3", "4") and alone.optimum == report.optimum
+    assert alone.notes == [
+        "labels are 4 numbers in 0..4: taken as 0..3, classes named by their number"
+    ]
+
+
+def test_numbers_with_gaps_are_as_many_classes_as_there_are(arrays, tmp_path):
+    labels = 100 * arrays["labels"].astype(np.int64) + 2**40
+    path = saved(tmp_path, features=arrays["features"], labels=labels)
+    found, _ = read(path)
+    np.testing.assert_array_equal(found.train.labels, arrays["labels"])
+    assert found.class_names[4] == str(2**40 + 400) and "5 numbers in" in found.notes[0]
+
+
+def test_a_class_of_the_test_set_alone_is_refused_or_told(arrays, tmp_path):
+    test = {"test_features": arrays["features"][:3], "test_labels": [0, 7, 7]}
+    given = {"features": arrays["features"], "labels": arrays["labels"]}
+    with pytest.raises(UserError, match="test_labels: 2 of 3 are not among the classes of labels"):
+        read(saved(tmp_path, **given, **test))
+    found, _ = read(saved(tmp_path, **given, **test, class_names=list("abcdefgh")))
+    note = "3 of 8 classes have no row of features, e.g. 5; 2 test rows are of them"
+    assert found.notes == [note]
 
 
 def test_a_simplex_is_called_collapsed(tmp_path):
@@ -210,7 +238,9 @@ def zipped(path, **members):
 
 
 HOSTILE = {
-    "a_billion_classes": lambda p: np.savez(p, features=np.ones((2, 3)), labels=[0, 10**9]),
+    "a_class_per_row": lambda p: np.savez(
+        p, features=np.ones((30_000, 2), "f4"), labels=np.arange(30_000, dtype="i4")
+    ),
     "lying_header": lambda p: zipped(p, features=header("(10**12, 4)"), labels=header("(4,)")),
     "large_shape": lambda p: zipped(p, features=header("(1000000000000, 4)")),
     "negative_shape": lambda p: zipped(p, features=header("(-4, -4)")),

@@ -10,8 +10,9 @@ from scipy.special import logsumexp
 from sklearn.metrics import roc_curve
 from sklearn.neighbors import NearestNeighbors
 
+from hsproto.core import nearest
 from hsproto.errors import UserError
-from hsproto.evaluation import neighbors, ood, trained
+from hsproto.evaluation import neighbors, ood, row_blocks, trained
 
 
 def test_auroc_is_the_share_of_pairs_in_the_right_order():
@@ -63,6 +64,30 @@ def test_scores_of_a_run_are_those_by_hand(recipe, request):
     energy = logsumexp(cosines / run.config.temperature, axis=1)
     np.testing.assert_allclose(found["energy"], energy, atol=1e-4)
     np.testing.assert_allclose(found["knn"], np.sort(test @ train.T, axis=1)[:, -5], atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["digits_run", "scl_run"])
+def test_scores_of_all_images_and_classes_are_never_held_at_once(recipe, request, monkeypatch):
+    """Of logits, cosines, predictions and calibration a block of images is, and they are equal."""
+    run = trained.TrainedRun(request.getfixturevalue(recipe))
+
+    def results():
+        scores = ood.scores(run, run.test, k=5)
+        right = run.logits(run.test).per_image(lambda logits, labels: logits.argmax(1) == labels)
+        return *(scores[name] for name in ood.SCORES), right, run.error(run.test)
+
+    expected, shapes = results(), []
+
+    def function(logits, labels):
+        shapes.append(logits.shape)
+        return labels
+
+    monkeypatch.setattr(nearest, "MOST_SCORES", 360 * 10 - 1)
+    monkeypatch.setattr(row_blocks, "_MOST_SCORES", 10 * 70)
+    for found, right in zip(results(), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-6)
+    labels = run.cosines(run.test).per_image(function)
+    assert set(shapes) == {(70, 10), (10, 10)} and len(labels) == 360
 
 
 def test_the_command_tells_noise_from_digits(digits_run, tmp_path, capsys):

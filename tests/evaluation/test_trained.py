@@ -25,6 +25,16 @@ def test_logits_are_largest_at_the_predicted_class(loss):
     )
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "nonl"])
+@pytest.mark.parametrize("block", [0, 2])
+def test_a_feature_that_is_not_finite_is_of_no_class(loss, block):
+    config = tiny_config(argument=f"loss={loss},class_block={block}")
+    features = jnp.array([[1.0, 0.0], [jnp.nan, 0.0], [0.0, 1.0]])
+    for bias in (None, jnp.zeros(3)):
+        found = classifier_lib.predict(config, features, jnp.eye(3)[:, :2], bias)
+        assert found.tolist() == [0, -1, 1]
+
+
 def test_logits_are_cosines_over_temperature_but_for_cross_entropy():
     features, weights = jnp.array([[3.0, 4.0]]), jnp.array([[2.0, 0.0], [0.0, 0.5]])
     on_sphere = classifier_lib.logits(tiny_config(argument="temperature=0.2"), features, weights)
@@ -41,9 +51,9 @@ def test_a_runs_errors_are_those_of_its_summary(recipe, request):
     run, summary = trained.TrainedRun(workdir), outcome(workdir)[1]
     assert run.step == summary["step"]
     assert run.error(run.test) == pytest.approx(1 - summary["test"]["accuracy"])
-    logits, labels = run.logits(run.test)
-    assert logits.shape == (360, 10) and labels.shape == (360,)
-    assert np.mean(logits.argmax(axis=1) == labels) == pytest.approx(summary["test"]["accuracy"])
+    right = run.logits(run.test).per_image(lambda logits, labels: logits.argmax(axis=1) == labels)
+    assert right.shape == (360,)
+    assert np.mean(right) == pytest.approx(summary["test"]["accuracy"])
     # An encoder loss is classified by fixed prototypes, the others by their own.
     with np.load(workdir / "prototypes.npz") as stored:
         np.testing.assert_allclose(run.weights, stored["prototypes"], atol=1e-5)

@@ -19,8 +19,8 @@ def run(
 ):  # fmt: skip
     """The workdir of a run that collapses over `steps` to a weight alignment of `goal`.
 
-    Its last snapshot takes the last `wrong` images for the next class. predictions: (labels,
-    predicted) of the whole test set, where it has kept them.
+    Its last snapshot takes the last `wrong` images for the next class. predictions: `Predicted` of
+    the whole test set, where it has kept them.
     """
     random = np.random.default_rng([seed, classes])
     names = names or [f"class {c}" for c in range(classes)]
@@ -43,7 +43,7 @@ def run(
     if finished:
         np.savez(workdir / "prototypes.npz", prototypes=ends, class_means=ends, class_names=names)
     if predictions:
-        predictions_file.write(workdir, steps[-1], *predictions)
+        predictions_file.write(workdir, steps[-1], predictions)
     if snapshots:
         write_snapshots(workdir, steps, shares, ends, names, points, side, wrong, random)
     return workdir

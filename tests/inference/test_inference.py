@@ -158,7 +158,8 @@ def test_a_run_of_cross_entropy_answers_by_its_own_logits(digits, tmp_path):
     fewer = run.without_class("9")
     fewer.save(tmp_path / "saved")
     loaded = hsproto.load(tmp_path / "saved").predict(digits[0]).labels
-    order = run.rank(digits[0])[0]
+    order = run.rank(digits[0], top=2)[0]
+    assert order.shape == (len(digits[0]), 2)
     second = np.where(order[:, 0] == 9, order[:, 1], order[:, 0])
     np.testing.assert_array_equal(loaded, second)
     with pytest.raises(UserError, match="no class can be added without training"):

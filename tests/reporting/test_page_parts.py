@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from hsproto import geometry, verdict
-from hsproto.reporting import noise
+from hsproto.reporting import directions, noise
+from hsproto.reporting.figures import runs as figures
 from hsproto.reporting.page import flat, page, thumbnails
 from hsproto.reporting.page import methods as page_methods
 from hsproto.reporting.page import sphere as page_sphere
@@ -18,6 +19,7 @@ from hsproto.reporting.page.confusion import confusion_view
 from hsproto.reporting.page.verdicts import verdict_of
 from hsproto.reporting.table import mean_over_seeds
 from hsproto.runs import predictions_file
+from hsproto.runs import summary as summary_lib
 from hsproto.runs.predictions_file import Predicted
 from hsproto.runs.reading import Unreadable
 
@@ -90,6 +92,25 @@ def test_confusion_is_of_the_whole_test_set():
     assert image.size == (200, 200)
 
 
+def test_images_without_a_predicted_class_are_wrong_and_of_none(tmp_path):
+    """As where the network's output for them is not finite."""
+    predicted = with_mistakes(3).predicted.copy()
+    predicted[2:5] = -1
+    workdir = made_pages.run(tmp_path, "run", predictions=Predicted(LABELS, predicted))
+    read = predictions_file.read(str(workdir), 100, 4)
+    found = confusion_view(read, list("abcd"))
+    assert (found["right"], found["images"]) == (95, 100)
+    assert found["pairs"] == [("a", "(none)", 3, 25), ("a", "b", 2, 25)]
+    assert found["columns"] == ["a", "b", "c", "d", "(none)"]
+    assert [cell[0] for cell in found["matrix"][0]] == ["20", "2", "", "", "3"]
+    many = np.arange(30)
+    assert confusion_view(Predicted(many, np.full(30, -1)), [str(c) for c in many])["picture"]
+    data = page.collect(made_runs.read(tmp_path), {})
+    assert data.runs[0].by_class["classes"][0]["accuracy"] == 0.8
+    assert "class 0 | (none),3" in page.values_csv(data)
+    assert "(none)</span></th>" in page.render(data)
+
+
 def test_the_page_has_the_accuracy_of_each_class(tmp_path):
     made_pages.run(tmp_path, "run", predictions=with_mistakes(3))
     made_pages.run(tmp_path, "old", seed=1)
@@ -102,10 +123,29 @@ def test_the_page_has_the_accuracy_of_each_class(tmp_path):
     assert "a | " not in page.values_csv(data) and "class 0 | class 1,3" in page.values_csv(data)
 
 
+def test_of_very_many_classes_some_are_compared_and_all_are_counted(tmp_path, monkeypatch):
+    """Cosines of all with all would grow with the square of their number."""
+    monkeypatch.setattr(directions, "MOST_COMPARED", 3)
+    workdir = made_pages.run(tmp_path, "run", predictions=with_mistakes(3))
+    data = page.collect(made_runs.read(tmp_path), {})
+    by_class = data.runs[0].by_class
+    assert by_class["names"] == ["class 0", "class 1", "class 3"]
+    assert np.shape(by_class["cosines"]) == (3, 3)
+    assert by_class["from"] == "the run's end, of 3 of 4 classes"
+    assert by_class["target"] == pytest.approx(-1 / 3)
+    assert len(data.runs[0].confusion["matrix"]) == 4
+    assert "class 0 | class 1,3" in page.values_csv(data)
+    drawn = figures.cosine_figure(summary_lib.read_prototypes(str(workdir)))
+    assert drawn.axes[0].images[0].get_array().shape == (3, 3)
+    assert "of 3 of 4 classes" in drawn.axes[0].get_title()
+
+
 @pytest.mark.parametrize(
     "arrays, reason",
     [
         ({"labels": [0, 4]}, "outside 0..3"),
+        ({"labels": [0, -1]}, "outside 0..3"),
+        ({"predicted": [0, -2]}, "outside -1..3"),
         ({"predicted": [0]}, "2 'labels' and 1 'predicted'"),
         ({"labels": [0.5, 1.0]}, "not a list of whole numbers"),
         ({"step": [1, 2]}, "'step' is not a whole number"),
@@ -119,7 +159,7 @@ def test_damaged_predictions_are_told(tmp_path, arrays, reason):
 
 
 def test_predictions_of_another_step_are_none_of_the_runs(tmp_path):
-    predictions_file.write(str(tmp_path), 50, LABELS, LABELS)
+    predictions_file.write(str(tmp_path), 50, Predicted(LABELS, LABELS))
     assert predictions_file.read(str(tmp_path), 100, 4) is None
     assert predictions_file.read(str(tmp_path), 50, 4).right().all()
 

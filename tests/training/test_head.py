@@ -174,6 +174,13 @@ def test_features_that_are_not_finite_are_counted(tmp_path):
         load_rows(str(tmp_path / "x.npz"), 3)
 
 
+def test_of_two_sets_in_a_file_it_is_told_which_one_is_read(tmp_path):
+    path, rows = str(tmp_path / "x.npz"), np.ones((20, 3), np.float32)
+    np.savez(path, features=rows, test_features=rows[:7])
+    with pytest.warns(UserWarning, match="the 20 rows of features are read"):
+        assert len(load_rows(path, 3)) == 20
+
+
 def test_where_labels_are_ignored_bad_ones_do_not_matter(tmp_path):
     rows = np.ones((20, 3), np.float32)
     np.savez(tmp_path / "x.npz", features=rows, labels=np.full(7, 10**9), class_names=["a"])

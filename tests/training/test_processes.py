@@ -119,6 +119,20 @@ def test_sigterm_to_one_of_four_saves_all_and_two_can_go_on(tmp_path, on_one, ch
     assert_close(outcome(workdir), on_one)
 
 
+@pytest.mark.slow
+def test_classes_are_split_over_processes(tmp_path, on_one, child_environment):
+    """Also where that is only so from the middle of the run on."""
+    workdir, split = tmp_path / "run", [["--config.model_axis=2"]] * 2
+    run = start(workdir, child_environment, processes=2)
+    forks.wait_for(run[0], lambda: lines_of(workdir) > 10)
+    run[1].terminate()
+    statuses, told = end(workdir, run, seconds=60)
+    assert statuses == [0] * 2, told
+    told = finish(workdir, child_environment, processes=2, own=split)
+    assert "resuming at step" in told[0]
+    assert_close(outcome(workdir), on_one)
+
+
 def told_once(workdir, environment, own):
     """The line that both of two processes end with, status 2, within a minute."""
     statuses, told = end(workdir, start(workdir, environment, processes=2, own=own), seconds=60)

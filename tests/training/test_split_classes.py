@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from hsproto import config_checks, head, prototypes, train
+from hsproto.core import nearest
 from hsproto.data import load as load_lib
 from hsproto.data import loader
 from hsproto.errors import UserError
 from hsproto.evaluation import by_class
+from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import inspection, memory, objective
 from hsproto.training import state as state_lib
@@ -63,6 +65,7 @@ CASES = [
     {"loss": "nonl", "queue_size": 2 * BATCH, "class_block": 2},
     {"loss": "normface", "logit_adjustment": 1.0, "microbatches": 2},
     {"loss": "cross_entropy", "class_block": 4},
+    {"loss": "decoupled_normface", "sampler": "classes", "images_per_class": 4},
 ]
 
 
@@ -77,6 +80,34 @@ def test_steps_are_those_of_one_device(file, values):
     split = [state.params["prototypes"], state.opt_state[1][0].trace["prototypes"]]
     for array in split:
         assert array.addressable_shards[0].data.shape[0] == CLASSES // 4
+
+
+@pytest.mark.parametrize("devices, model_axis", [(1, 1), (8, 1), (8, 4), (8, 2)])
+def test_accuracy_of_a_step_with_very_many_classes_is_that_of_some_rows(
+    file, devices, model_axis, monkeypatch
+):
+    """The same ones on any devices; nothing else of the step changes."""
+    whole, _ = after_steps(file, 1, 1, loss="nonl")
+    monkeypatch.setattr(step_lib, "_MOST_SCORES", 1)
+    monkeypatch.setattr(step_lib, "_LEAST_ROWS", 2)
+    assert step_lib.measured_rows(BATCH, CLASSES) == slice(None, None, 16)
+    found, _ = after_steps(file, devices, model_axis, loss="nonl")
+    accuracies = [step.pop("accuracy") for step in found]
+    assert set(np.multiply(accuracies, 2)) <= {0.0, 1.0, 2.0}
+    if devices == 1:
+        whole = [{k: v for k, v in step.items() if k != "accuracy"} for step in whole]
+        chex.assert_trees_all_equal(found, whole)
+    else:
+        on_one, _ = after_steps(file, 1, 1, loss="nonl")
+        np.testing.assert_array_equal(accuracies, [step["accuracy"] for step in on_one])
+
+
+def test_a_batch_and_classes_of_the_recipes_are_measured_whole():
+    for rows, classes in ((8192, 1000), (512, 100), (64, 10), (16384, 1000)):
+        assert step_lib.measured_rows(rows, classes) == slice(None, None, 1)
+    assert step_lib.measured_rows(8192, 1_000_000) == slice(None, None, 64)
+    assert step_lib.measured_rows(2048, 100_000) == slice(None, None, 8)
+    assert step_lib.measured_rows(127, 10_000_000) == slice(None, None, 1)
 
 
 def test_a_checkpoint_is_restored_onto_other_meshes(file, tmp_path):
@@ -123,6 +154,33 @@ def test_evaluation_in_blocks_predicts_and_averages_the_same(file, model_axis):
     np.testing.assert_allclose(fitted, right, atol=1e-6)
 
 
+def _largest(jaxpr):
+    """Entries of the largest array that a program computes, its own loops included."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [var.aval.size for var in equation.outvars if hasattr(var.aval, "size")]
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            sizes.append(_largest(inner))
+    return max(sizes)
+
+
+@pytest.mark.parametrize("by_cosine", [True, False])
+@pytest.mark.parametrize("loss", ["nonl", "cross_entropy"])
+def test_no_array_grows_with_images_times_classes(file, loss, by_cosine):
+    """50,000 images of 1,000,000 classes would have logits of 200 GB."""
+    config, _ = opened(file, loss=loss)
+    mesh, shape = mesh_lib.make_mesh(), functools.partial(jax.ShapeDtypeStruct, dtype=np.float32)
+    images = 50_000 // BATCH * BATCH
+    arrays = shape((images, DIMS)), shape((1_000_000, DIMS)), shape((1_000_000,))
+
+    def predict(features, weights, bias):
+        return by_class.predict(config, mesh, features, weights, bias, by_cosine=by_cosine)
+
+    assert _largest(jax.make_jaxpr(predict)(*arrays).jaxpr) <= nearest.MOST_SCORES
+    of_batch = functools.partial(classifier_lib.predict, config)
+    assert _largest(jax.make_jaxpr(of_batch)(*arrays).jaxpr) <= nearest.MOST_SCORES
+
+
 def test_geometry_of_very_many_classes_is_that_of_some():
     labels, chosen = by_class.compared(np.array([0, 3, 4, -1, 9]), 10, most=4)
     assert chosen.tolist() == [0, 3, 6, 9]
@@ -145,7 +203,9 @@ def test_what_cannot_be_split_is_refused_in_one_line(file):
         mesh_lib.make_mesh(model_axis=3)
     with pytest.raises(UserError, match="model_axis=2 splits the prototypes of .* loss='scl'"):
         opened(file, model_axis=2, loss="scl")
-    with pytest.raises(UserError, match="model_axis=2 needs label_smoothing=0; got"):
-        opened(file, model_axis=2, label_smoothing=0.1)
+    others = {"label_smoothing": 0.1, "mixup": 0.2, "loss_groups": 2, "freeze_epochs": 1}
+    for key, value in others.items():
+        with pytest.raises(UserError, match=f"model_axis=2 needs {key}=[01]; got {key}={value}"):
+            opened(file, model_axis=2, **{key: value})
     with pytest.raises(UserError, match="class_block=4 goes with"):
         opened(file, class_block=4, loss="scl")

@@ -120,9 +120,10 @@ def cosines(comparison: Comparison) -> "Figure | None":
     if not arrays:
         return None
     plt, colors = style.matplotlib()
-    of_losses = {loss: _between_classes(array["prototypes"]) for loss, array in arrays.items()}
-    count = len(next(iter(of_losses.values())))
-    target, order = -1 / (count - 1), np.arange(count)
+    count = len(next(iter(arrays.values()))["prototypes"])
+    some = directions.some_classes(count)
+    of_losses = {loss: _between_classes(a["prototypes"][some]) for loss, a in arrays.items()}
+    target, order = -1 / (count - 1), np.arange(len(some))
     if count > MOST_CLASSES:
         order = _alike_together(np.mean([*of_losses.values()], axis=0))
     offsets = np.concatenate([np.abs(cosine - target).ravel() for cosine in of_losses.values()])
@@ -142,7 +143,8 @@ def cosines(comparison: Comparison) -> "Figure | None":
     figure.colorbar(
         image, ax=axes, extend="both", shrink=0.85, fraction=0.05, pad=0.02, label="cosine"
     )
-    what = f"cosines of prototypes, white at the simplex's {target:.3f}"
+    of_some = directions.of_some_classes(count)
+    what = f"cosines of prototypes{of_some}, white at the simplex's {target:.3f}"
     style.title(figure, grouping.describe(comparison, what))
     return figure
 

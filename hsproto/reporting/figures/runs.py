@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hsproto.metrics import METRICS
-from hsproto.reporting.directions import cosines
+from hsproto.reporting.directions import cosines, of_some_classes, some_classes
 from hsproto.reporting.figures import comparisons as comparison_figures
 from hsproto.reporting.figures import style
 from hsproto.runs.metrics_log import read_metrics
@@ -78,10 +78,11 @@ def cosine_figure(arrays: Mapping[str, np.ndarray]) -> "Figure":
     # Two classes have their optimum at the end of the scale.
     norm = colors.TwoSlopeNorm(vcenter=max(target, -0.999), vmin=-1, vmax=1)
     panels = (("prototypes", "prototypes"), ("class_means", "class means (training set)"))
+    panels = tuple((key, f"{title}{of_some_classes(count)}") for key, title in panels)
     for axis, (key, title) in zip(axes, panels, strict=True):
-        matrix = cosines(arrays[key])
+        matrix = cosines(arrays[key][some_classes(count)])
         image = axis.imshow(matrix, norm=norm, cmap="RdBu_r")
-        between = matrix[~np.eye(count, dtype=bool)]
+        between = matrix[~np.eye(len(matrix), dtype=bool)]
         if count > 1:
             spread = f"{between.mean():.4f} ± {between.std():.4f}, simplex {target:.4f}"
             title += f"\ncosine between classes {spread}"

@@ -29,29 +29,32 @@ def class_view(
 ) -> dict[str, Any]:
     """Return what is known of the classes of a run at its end, or at its last snapshot.
 
-    A dict: names, target (the simplex's -1/(K-1), None of one class), cosines [K, K] with None
-    where a prototype has no direction, or None of more than MOST_ROWS classes (they grow with K²,
-    and prototypes.npz has what gives them), from (what they are of), mean, std, least, most
-    (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
+    A dict: all_names (of the run's classes), names (of those shown, at most
+    `directions.MOST_COMPARED`), target (the simplex's -1/(K-1), None of one class), cosines [K, K]
+    with None where a prototype has no direction, or None of more than MOST_ROWS classes (they grow
+    with K², and prototypes.npz has what gives them), from (what they are of), mean, std, least,
+    most (between classes), nearest and furthest pairs, classes (dicts), matrix (rows of cells) or
     picture (a data URI) of deviations from target, reach (of their scale), missing (what is not
     there, as sentences). Accuracy by class is that of `predicted`, where that is known.
     """
     missing, prototypes = [], None
     try:
         arrays = summary_lib.read_prototypes(run.workdir)
-        prototypes, names = arrays["prototypes"], [str(name) for name in arrays["class_names"]]
-        source, classes = "the run's end", np.arange(len(prototypes))
+        all_names = [str(name) for name in arrays["class_names"]]
+        classes = directions.some_classes(len(all_names))
+        prototypes = arrays["prototypes"][classes]
+        source = f"the run's end{directions.of_some_classes(len(all_names))}"
     except UserError as error:
         if run.summary:
             missing.append(f"No prototypes: {error}.")
     if prototypes is None and frames:
-        last, all_names = frames.steps[-1], frames.points["class_names"]
+        last, all_names = frames.steps[-1], list(map(str, frames.points["class_names"]))
         prototypes, classes = last["prototypes"], last["classes"]
-        names = [str(all_names[c]) for c in classes]
         source = f"the snapshot of step {last['step']}"
     if prototypes is None:
         missing.append("No prototypes yet: the run is not finished and has no snapshots.")
-        return {"missing": missing, "cosines": None, "classes": [], "names": []}
+        return {"missing": missing, "cosines": None, "classes": [], "names": [], "all_names": []}
+    names = [all_names[c] for c in classes]
 
     # Of all classes of the run, whichever are shown here.
     count = run.config.get("num_classes") or len(names)
@@ -63,6 +66,7 @@ def class_view(
     view = {
         "missing": missing + remarks,
         "names": names,
+        "all_names": all_names,
         "target": target,
         "reachable": summary_lib.has_simplex(run),
         "from": source,

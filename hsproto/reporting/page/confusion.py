@@ -9,7 +9,7 @@ from PIL import Image
 from hsproto.reporting.page import shades
 from hsproto.reporting.page import sphere as page_sphere
 from hsproto.reporting.page.classes import MOST_CELLS, MOST_ROWS
-from hsproto.runs.predictions_file import Predicted
+from hsproto.runs.predictions_file import NO_CLASS, Predicted
 
 PAIRS = 8  # of classes that are taken for each other most often, on the page
 MOST_PAIRS = 2000  # in the data beside
@@ -20,28 +20,28 @@ def confusion_view(predicted: Predicted, names: Sequence[str]) -> dict[str, Any]
 
     A dict: right and images (counts), pairs: (own class, predicted class, images, images of the
     own class) of mistakes, most often first, left_out: how many pairs there are beyond MOST_PAIRS,
-    matrix: rows of cells, or picture: a data URI.
+    names: of the rows, columns: of the columns of matrix: rows of cells, or picture: a data URI.
     """
-    own, taken, counts = predicted.confusion()
+    mistaken = predicted.mistaken()
     totals = np.bincount(predicted.labels, minlength=len(names))
-    off = np.flatnonzero(own != taken)
-    off = off[np.argsort(-counts[off], kind="stable")]
+    columns = [*names, NO_CLASS]  # of which -1 is the last
     pairs = [
-        (names[own[i]], names[taken[i]], int(counts[i]), int(totals[own[i]]))
-        for i in off[:MOST_PAIRS]
+        (names[own], columns[taken], int(count), int(totals[own]))
+        for own, taken, count in zip(*(each[:MOST_PAIRS] for each in mistaken), strict=True)
     ]
     view = {
         "right": int(predicted.right().sum()),
         "images": len(predicted.labels),
         "names": list(names),
+        "columns": list(names),
         "pairs": pairs,
-        "left_out": len(off) - len(pairs),
+        "left_out": len(mistaken[0]) - len(pairs),
         "matrix": None,
         "picture": None,
     }
     if len(names) <= MOST_CELLS:
-        matrix = np.zeros((len(names),) * 2, int)
-        matrix[own, taken] = counts
+        matrix = predicted.matrix(len(names))
+        view["columns"] = columns[: matrix.shape[1]]
         view["matrix"] = [_row(label, row) for label, row in enumerate(matrix)]
     else:
         view["picture"] = page_sphere.data_uri(picture(predicted, len(names)))
@@ -66,7 +66,8 @@ def _lifted(shares):
 def picture(predicted: Predicted, num_classes: int) -> Image.Image:
     """Return the shares of each class's images as a picture, its own class blue, others orange.
 
-    Mistakes have a color however few they are. More than MOST_ROWS classes share pixels.
+    Mistakes have a color however few they are. More than MOST_ROWS classes share pixels. Images for
+    which no class is predicted have no column; they count in their row's shares.
     """
     side = min(num_classes, MOST_ROWS)
     rows, columns = (
@@ -74,9 +75,10 @@ def picture(predicted: Predicted, num_classes: int) -> Image.Image:
         for labels in (predicted.labels, predicted.predicted)
     )
     shares = {}
-    for kind, some in (("right", predicted.right()), ("wrong", ~predicted.right())):
+    right = predicted.right()
+    for kind, some in (("right", right), ("wrong", ~right & (predicted.predicted >= 0))):
         counts = np.zeros((side, side))
         np.add.at(counts, (rows[some], columns[some]), 1)
         shares[kind] = counts / np.maximum(np.bincount(rows, minlength=side), 1)[:, None]
-    wrong, right = shares["wrong"], shares["right"]
-    return shades.picture(np.where(wrong > right, _lifted(wrong), -right))
+    wrong = shares["wrong"]
+    return shades.picture(np.where(wrong > shares["right"], _lifted(wrong), -shares["right"]))

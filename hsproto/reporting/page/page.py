@@ -149,7 +149,7 @@ def collect(runs: Sequence[Run], measures: Mapping[str, Metric]) -> PageData:
         predictions[run.workdir] = predicted
         by_class = page_classes.class_view(run, frames, predicted)
         by_class["missing"] = [remark] * bool(remark) + by_class["missing"]
-        names = by_class["names"]
+        names = by_class["all_names"]
         views.append(
             RunView(
                 id=f"run{number}",
