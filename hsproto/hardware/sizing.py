@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.errors import UserError
-from hsproto.hardware import bound, data_sizes, programs, topologies
+from hsproto.hardware import apart, bound, data_sizes, programs, saved, topologies
 from hsproto.hardware.topologies import Topology
 from hsproto.methods import BLOCK_LOSSES
 from hsproto.parallel import agreement, compilation_cache
@@ -33,7 +33,9 @@ _MANY_CLASSES = 10_000  # from which memory is that of the classes
 Log = Callable[[str], Any]
 
 
-def size(config: ConfigDict, topology: Topology, log: Log, fresh: bool = False) -> dict[str, Any]:
+def size(
+    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False, save: str = ""
+) -> dict[str, Any]:
     """Return what a config needs on hardware, as values that JSON can hold.
 
     Args:
@@ -41,23 +43,35 @@ def size(config: ConfigDict, topology: Topology, log: Log, fresh: bool = False) 
         topology: The hardware.
         log: Called with a line before each step that takes long.
         fresh: Compile, though the result is known.
+        save: A file to keep the compiled training step in, if it fits (`saved`); compiles anew.
 
     Raises:
-        UserError: The compiler is missing, the config cannot be trained on so many chips, or the
-            size of its data is unknown.
+        UserError: The compiler is missing or crashes, the config cannot be trained on so many
+            chips, or the size of its data is unknown.
     """
-    return compiled_size(config, topology, log, fresh)[0]
-
-
-def compiled_size(
-    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False
-) -> tuple[dict[str, Any], programs.Program | None]:
-    """Return the same, and the training step's program; None where the result was known."""
     config = data_sizes.resolve(config)
     topologies.check_compiler(topology)
     path = _cache_path(config, topology)
-    if not fresh and (known := _read(path)):
-        return known, None
+    if not (fresh or save) and (known := _read(path)):
+        return known
+    try:
+        result = apart.call(_compile, log, config, topology, save)
+    except apart.Died as error:
+        compiler = " ".join(list(topologies.compiler_versions(topology).items())[-1])
+        raise UserError(
+            f"--topology={topology.name}: its compiler cannot build this run: {compiler} {error}"
+        ) from None
+    _write(path, result)
+    return result
+
+
+def _compile(log, config, topology, save):
+    """The result, in a process that does nothing else."""
+    # Compilers of other hardware run on this processor, whatever it has besides.
+    jax.config.update("jax_platforms", "cpu")
+    if topology.platform != "cpu":
+        # JAX's cache cannot give back programs for other hardware.
+        jax.config.update("jax_enable_compilation_cache", False)
     mesh = mesh_lib.make_mesh(topologies.devices(topology), config.model_axis)
     programs.check(config, mesh)
     where = f"{topology.name}, {topology.chips} chips"
@@ -66,8 +80,9 @@ def compiled_size(
     log(f"compiling the evaluation for {where} ...")
     evaluation = programs.evaluation(config, mesh, topology)
     result = _result(config, topology, mesh, step, evaluation)
-    _write(path, result)
-    return result, step
+    if save and result["fits"]:
+        saved.write(save, step.executable, result)
+    return result
 
 
 def remedies(
@@ -177,7 +192,6 @@ def _cache_path(config, topology):
         "config": config_lib.to_values(config),
         "topology": topology.name,
         "versions": topologies.compiler_versions(topology),
-        "host": jax.default_backend(),
         "code": code,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
