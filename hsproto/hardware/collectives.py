@@ -51,8 +51,9 @@ def read(text: str, chips: int, parameters: Iterable[tuple[int, ...]] = ()) -> l
             if kind not in KINDS or not runs(name):
                 continue
             arrays = operation.arrays
-            if kind != operation.opcode != "all-reduce-start":
-                arrays = [max(arrays, key=hlo.array_bytes)]  # the results hold the arguments too
+            if kind != operation.opcode != "all-reduce-start":  # which gives the arguments too
+                given = len(operation.arguments)
+                arrays = arrays[given : 2 * given]
             size = sum(map(hlo.array_bytes, arrays)) * (chips if kind == "reduce-scatter" else 1)
             part = _part(kind, _origins(operation, operations), arrays, parameters)
             found.append(Collective(kind, part, size, runs(name)))
@@ -78,6 +79,9 @@ def _part(kind, origins, arrays, parameters):
     backward = any("transpose(" in name for name in origins)
     if backward and parameters.intersection(shape for _, shape in arrays):
         return GRADIENTS
+    # A compiler may gather or scatter a few rows by a sum over all of them.
+    if any(re.search(r"shard_map/(all_gather|reduce_scatter)", name) for name in origins):
+        return LOSS
     # The loss sums numbers per class. What is as large as prototypes is, or holds, their gradient,
     # whose shape is lost where a compiler joins sums.
     prototypes = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)

@@ -54,24 +54,36 @@ def size(
     path = _cache_path(config, topology)
     if not (fresh or save) and (known := _read(path)):
         return known
-    try:
-        result = apart.call(_compile, log, config, topology, save)
-    except apart.Died as error:
-        compiler = " ".join(list(topologies.compiler_versions(topology).items())[-1])
-        raise UserError(
-            f"--topology={topology.name}: its compiler cannot build this run: {compiler} {error}"
-        ) from None
+    result = built(_compile, log, topology, config, save)
     _write(path, result)
     return result
 
 
-def _compile(log, config, topology, save):
-    """The result, in a process that does nothing else."""
+def built(function: Callable[..., Any], log: Log, topology: Topology, *arguments: Any) -> Any:
+    """Return `function(log, topology, *arguments)`, which compiles, from a process of its own.
+
+    Raises:
+        UserError: `function` raised it, or the compiler crashed.
+    """
+    try:
+        return apart.call(_in_process, log, function, topology, *arguments)
+    except apart.Died as error:
+        compiler = " ".join(list(topologies.compiler_versions(topology).items())[-1])
+        raise UserError(
+            f"--topology={topology.name}: its compiler cannot build this: {compiler} {error}"
+        ) from None
+
+
+def _in_process(log, function, topology, *arguments):
     # Compilers of other hardware run on this processor, whatever it has besides.
     jax.config.update("jax_platforms", "cpu")
     if topology.platform != "cpu":
         # JAX's cache cannot give back programs for other hardware.
         jax.config.update("jax_enable_compilation_cache", False)
+    return function(log, topology, *arguments)
+
+
+def _compile(log, topology, config, save):
     mesh = mesh_lib.make_mesh(topologies.devices(topology), config.model_axis)
     programs.check(config, mesh)
     where = f"{topology.name}, {topology.chips} chips"

@@ -67,6 +67,31 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """
 
 
+SCATTERED = """HloModule jit_step
+
+ENTRY %main (p: f32[16,32]) -> f32[16,32] {
+  %all-gather-start = ((pred[16]{0}, f32[16,32]{1,0}), (pred[128]{0}, f32[128,32]{1,0})) \
+all-gather-start(%a, %b), dimensions={0}, \
+metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
+  %reduce-scatter-start = ((f32[128,32]{1,0}), f32[16,32]{1,0}) reduce-scatter-start(%c), \
+to_apply=%r, \
+metadata={op_name="jit(step)/transpose(jvp())/shard_map/reduce_scatter"}
+  %all-reduce.1 = f32[128,32]{1,0} all-reduce(%d), \
+to_apply=%r, \
+metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
+}
+"""
+
+
+def test_what_scl_gathers_and_scatters_is_the_losss_however_it_is_done():
+    found = collectives.read(SCATTERED, 8, parameters=[(32, 16), (3, 3, 1, 32)])
+    assert [(c.kind, c.part, c.size) for c in found] == [
+        ("all-gather", LOSS, 128 * (1 + 32 * 4)),
+        ("reduce-scatter", LOSS, 128 * 32 * 4),
+        ("all-reduce", LOSS, 128 * 32 * 4),
+    ]
+
+
 def test_joined_sums_of_a_tpu_are_known_by_the_shapes_of_parameters():
     found = collectives.read(TPU, 8, parameters=[(3, 3, 64, 64), (64,)])
     assert [(c.part, c.size) for c in found] == [

@@ -39,7 +39,7 @@ def test_a_compiler_that_crashes_is_one_line_with_its_version(tmp_path, monkeypa
     with pytest.raises(UserError) as error:
         sizing.size(tiny_config(), CPUS, lines.append)
     assert str(error.value) == (
-        "--topology=cpux8: its compiler cannot build this run: "
+        "--topology=cpux8: its compiler cannot build this: "
         f"jaxlib {version} ended with SIGSEGV: stack overflow"
     )
     assert lines == ["compiling ..."]
