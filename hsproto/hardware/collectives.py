@@ -16,16 +16,17 @@ _SENT = {"all-reduce": 2.0, "collective-permute": 1.0}
 
 
 class Collective(NamedTuple):
-    """An operation that a step does `times`; `size` is the bytes of its arrays as a whole.
+    """An operation that a program does `times`; `size` is the bytes of its arrays as a whole.
 
     That is the sum of an all-reduce, what an all-gather ends with, what a reduce-scatter starts
-    from.
+    from, and of a permutation what each chip passes on. `arrays` are its results.
     """
 
     kind: str
     part: str
     size: int
     times: int = 1
+    arrays: tuple[hlo.Array, ...] = ()
 
     def sent(self, chips: int) -> float:
         """Bytes that a chip sends at least, by the usual ring algorithms."""
@@ -56,7 +57,7 @@ def read(text: str, chips: int, parameters: Iterable[tuple[int, ...]] = ()) -> l
                 arrays = arrays[given : 2 * given]
             size = sum(map(hlo.array_bytes, arrays)) * (chips if kind == "reduce-scatter" else 1)
             part = _part(kind, _origins(operation, operations), arrays, parameters)
-            found.append(Collective(kind, part, size, runs(name)))
+            found.append(Collective(kind, part, size, runs(name), tuple(arrays)))
     return found
 
 

@@ -160,3 +160,31 @@ def test_the_programs_of_this_compiler_are_read_too(step):
     text = step.lower().compile().as_text()
     assert [(c.part, c.size) for c in collectives.read(text, 8)] == [(LOSS, 4)]
     assert hlo.traffic(text) >= 4 * 8 * 8 * 8 * 3
+
+
+def test_every_kind_has_the_bytes_of_the_whole_array_and_what_a_chip_sends():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = P("data"), P()
+
+    def exchange(x):  # [3, 5] a device
+        def turn(carry, _):
+            return jax.lax.ppermute(carry, "data", [(i, (i + 1) % 8) for i in range(8)]), None
+
+        passed = jax.lax.scan(turn, x, None, length=7)[0]
+        gathered = jax.lax.all_gather(x, "data", tiled=True)
+        shares = jax.lax.psum_scatter(jnp.sin(gathered), "data", tiled=True)
+        return jax.lax.psum(jnp.sum(passed * shares, axis=0), "data")
+
+    shape = jax.ShapeDtypeStruct((24, 5), jnp.float32)
+    mapped = jax.shard_map(exchange, mesh=mesh, in_specs=rows, out_specs=whole)
+    found = collectives.read(jax.jit(mapped).lower(shape).compile().as_text(), 8)
+    assert {(c.kind, c.size, c.times) for c in found} == {
+        ("collective-permute", 3 * 5 * 4, 7),
+        ("all-gather", 24 * 5 * 4, 1),
+        ("reduce-scatter", 24 * 5 * 4, 1),
+        ("all-reduce", 5 * 4, 1),
+    }
+    sent = {c.kind: c.sent(8) for c in found}
+    assert sent["collective-permute"] == 7 * 60
+    assert sent["all-gather"] == sent["reduce-scatter"] == 7 / 8 * 480
+    assert sent["all-reduce"] == 2 * 7 / 8 * 20
