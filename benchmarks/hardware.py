@@ -184,8 +184,8 @@ def _recipes(results):
     missing = len(wanted) - len(rows)
     note = f" {missing} of {len(wanted)} cases have not been compiled." if missing else ""
     return (
-        "## Recipes\n\nThe paper's recipes at their batch sizes, ImageNet at the largest; the step of "
-        "the long tail is CIFAR's, and the other classifier losses take NONL's time and memory. "
+        "## Recipes\n\nThe paper's recipes at their batch sizes, ImageNet at the largest; the step "
+        "of the long tail is CIFAR's, and the other classifier losses take NONL's time and memory. "
         f"Memory, FLOPs and bytes are those of a step.{note}\n\n{_table(columns, rows)}"
     )
 
