@@ -19,14 +19,10 @@ from hsproto.errors import UserError
 from hsproto.hardware import apart, bound, data_sizes, programs, saved, topologies
 from hsproto.hardware.topologies import Topology
 from hsproto.methods import BLOCK_LOSSES
-from hsproto.parallel import agreement, compilation_cache
+from hsproto.parallel import compilation_cache
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import files
 
-# The parts of hsproto that decide what is compiled or how it is read.
-_DECIDING = (
-    "core/", "data/augment", "evaluation/evaluator", "hardware/", "losses", "models/", "training/"
-)  # fmt: skip
 _MICROBATCHES = (2, 4, 8)
 _FACTORS = (2, 4)  # more chips that are tried
 _MANY_CLASSES = 10_000  # from which memory is that of the classes
@@ -51,6 +47,8 @@ def size(
     """
     config = data_sizes.resolve(config)
     topologies.check_compiler(topology)
+    if save:
+        saved.check(config)
     path = _cache_path(config, topology)
     if not (fresh or save) and (known := _read(path)):
         return known
@@ -77,9 +75,8 @@ def built(function: Callable[..., Any], log: Log, topology: Topology, *arguments
 def _in_process(log, function, topology, *arguments):
     # Compilers of other hardware run on this processor, whatever it has besides.
     jax.config.update("jax_platforms", "cpu")
-    if topology.platform != "cpu":
-        # JAX's cache cannot give back programs for other hardware.
-        jax.config.update("jax_enable_compilation_cache", False)
+    # JAX's cache cannot give back programs for other hardware, nor any that can be saved.
+    jax.config.update("jax_enable_compilation_cache", False)
     return function(log, topology, *arguments)
 
 
@@ -199,12 +196,11 @@ def _result(config, topology, mesh, step, evaluation):
 
 
 def _cache_path(config, topology):
-    code = {k: v for k, v in agreement.code_digests().items() if k.startswith(_DECIDING)}
     key = {
         "config": config_lib.to_values(config),
         "topology": topology.name,
         "versions": topologies.compiler_versions(topology),
-        "code": code,
+        "code": saved.deciding_code(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     return os.path.join(compilation_cache.user_folder(), "compile", f"{digest}.json")

@@ -148,5 +148,6 @@ def test_the_size_of_unknown_data_must_be_given():
     config = cli.load_config("imagenet100")
     assert data_sizes.resolve(config).num_classes == 100
     assert data_sizes.resolve(config).crop_on == "host"
+    assert data_sizes.resolve(cli.load_config("longtail")).num_examples == 10847
     with pytest.raises(UserError, match="batch_size=65536 is larger than the training set"):
         data_sizes.resolve(cli.load_config("cifar:batch_size=65536"))
