@@ -80,13 +80,10 @@ def _part(kind, origins, arrays, parameters):
     backward = any("transpose(" in name for name in origins)
     if backward and parameters.intersection(shape for _, shape in arrays):
         return GRADIENTS
-    # A compiler may gather or scatter a few rows by a sum over all of them.
-    if any(re.search(r"shard_map/(all_gather|reduce_scatter)", name) for name in origins):
-        return LOSS
-    # The loss sums numbers per class. What is as large as prototypes is, or holds, their gradient,
-    # whose shape is lost where a compiler joins sums.
-    prototypes = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)
-    if kind == "all-reduce" and any(math.prod(shape) >= prototypes for _, shape in arrays):
+    # Joined sums may have the name of another, or lose their shapes. The loss sums numbers per
+    # class; what is as large as prototypes is, or holds, their gradient. What it gathers or
+    # scatters, as a compiler may by a sum over all rows, has rows.
+    if kind == "all-reduce" and any(_holds_gradient(array, parameters) for array in arrays):
         return GRADIENTS
     # A weight's gradient is a product or a convolution.
     if any(re.search(r"transpose\(.*/(conv_general_dilated|dot_general)", n) for n in origins):
@@ -97,6 +94,18 @@ def _part(kind, origins, arrays, parameters):
     if any(re.search(r"/\w*(?:bn|norm)\w*/", name) for name in origins):
         return BATCH_NORM
     return GRADIENTS if backward else OTHER
+
+
+def _holds_gradient(array, parameters):
+    dtype, shape = array
+    if len(shape) > 1:
+        return _sides(shape) in map(_sides, parameters)
+    smallest = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)
+    return dtype in ("f32", "bf16") and math.prod(shape) >= smallest
+
+
+def _sides(shape):
+    return sorted(side for side in shape if side > 1)
 
 
 def _origins(operation, operations, depth=6):

@@ -76,9 +76,9 @@ metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
   %reduce-scatter-start = ((f32[128,32]{1,0}), f32[16,32]{1,0}) reduce-scatter-start(%c), \
 to_apply=%r, \
 metadata={op_name="jit(step)/transpose(jvp())/shard_map/reduce_scatter"}
-  %all-reduce.1 = f32[128,32]{1,0} all-reduce(%d), \
-to_apply=%r, \
-metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
+  %slice = f32[16,32]{1,0} fusion(%e), metadata={op_name="jit(step)/jvp()/shard_map/div"}
+  %update = f32[128,32]{1,0} dynamic-update-slice(%zeros, %slice, %first, %zero)
+  %all-reduce.1 = f32[128,32]{1,0} all-reduce(%update), to_apply=%r
 }
 """
 
