@@ -83,9 +83,8 @@ def make_train_step(
             targets = objective.mix(config, mixing_key, labels)
             metrics = {"loss": split_loss(outputs, prototypes, bias, targets, state.queue)}
             if prototypes is not None:
-                features = outputs.features.reshape(-1, prototypes.shape[1])
-                predicted = predict(features, prototypes, bias)
-                metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1))
+                features, classes = (_one_axis(x, labels.ndim) for x in (outputs.features, labels))
+                metrics["accuracy"] = jnp.mean(predict(features, prototypes, bias) == classes)
             return metrics["loss"], metrics
 
         differentiate = _whole if config.microbatches == 1 else _in_microbatches

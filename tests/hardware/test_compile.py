@@ -81,6 +81,12 @@ def test_the_loss_exchanges_sums_of_classes_and_no_features(compiled):
     assert sum(row["bytes"] for row in of_loss) < 4 * 4 * 10 + 4 * 8
 
 
+def test_microbatches_exchange_sums_and_no_features():
+    config = data_sizes.resolve(tiny_config("digits", "microbatches=2"))
+    step = programs.train_step(config, mesh_lib.make_mesh(), CPUS)
+    assert {row["kind"] for row in step.exchanges} == {"all-reduce"}
+
+
 def test_a_saved_step_is_kept_with_the_versions_that_it_needs(compiled, monkeypatch, capsys):
     kept = pickle.loads((compiled[1] / "step").read_bytes())
     assert kept["versions"] == topologies.compiler_versions(CPUS)
