@@ -10,9 +10,6 @@
 """
 
 import argparse
-import collections
-import math
-import re
 import resource
 
 import jax
@@ -23,9 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hsproto import losses
+from hsproto.hardware import collectives
 
 TEMPERATURE = 0.1
-_WIDTHS = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1}
 OVER_THE_BATCH = ("ntce", "nonl")
 
 
@@ -92,6 +89,7 @@ def tpu(options):
     )
     compiled = step.lower(*shapes).compile()
     needs = compiled.memory_analysis()
+    found = collectives.read(compiled.as_text(), len(devices))
     return {
         "topology": options.topology,
         "mesh": dict(mesh.shape),
@@ -99,25 +97,8 @@ def tpu(options):
         "MB_arguments": needs.argument_size_in_bytes / 1e6,
         "MB_results": needs.output_size_in_bytes / 1e6,
         "MB_temporaries": needs.temp_size_in_bytes / 1e6,
-        "collectives": _collectives(compiled.as_text()),
+        "collectives": collectives.table(found, len(devices)),
     }
-
-
-def _collectives(text):
-    """{kind: [count, MB of their results on a chip]} of a TPU's program; scalars do not count."""
-    found = collections.defaultdict(lambda: [0, 0.0])
-    kinds = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    for line in text.splitlines():
-        match = re.search(rf"= (.*?) ({kinds})(-start)?\(", line)
-        if not match:
-            continue
-        arrays = re.findall(r"\b(f32|s32|u32|bf16|pred)\[([\d,]+)\]", match[1])
-        if match[3]:  # whose results hold their arguments too
-            arrays = arrays[len(arrays) // 2 :]
-        size = sum(_WIDTHS[kind] * math.prod(map(int, sides.split(","))) for kind, sides in arrays)
-        found[match[2]][0] += 1
-        found[match[2]][1] += size / 1e6
-    return dict(found)
 
 
 def main():

@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from hsproto import config as config_lib
 from hsproto import config_checks, losses
+from hsproto.hardware import collectives, hlo
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.training import state as state_lib
 from hsproto.training import step as step_lib
@@ -91,10 +92,20 @@ def temporaries(program):
 
 
 def exchange(program, mesh, classes, dims):
-    """(collectives of the loss itself, those that sum the prototypes' gradient)."""
-    found = measuring.collectives(program, mesh.size)
-    gradient = [c for c in found if sorted(c.shape) == sorted((classes, dims))]
-    return [c for c in found if c not in gradient], gradient
+    """(bytes that devices exchange for the loss itself, bytes to sum the prototypes' gradient)."""
+    found = exchanges(program, mesh.size)
+    gradient = sum(
+        c.times * hlo.array_bytes(array)
+        for c in found
+        for array in c.arrays
+        if sorted(array[1]) == sorted((classes, dims))
+    )
+    return measuring.exchanged(found) - gradient, gradient
+
+
+def exchanges(program, devices):
+    """The collectives of a compiled program."""
+    return collectives.read(program.as_text(), devices)
 
 
 def train_step(mesh, **values):

@@ -1,16 +1,15 @@
-"""What global negatives cost: loss time, exchanged bytes, memory, and a projection to pods.
+"""What global negatives cost: loss time, exchanged bytes, memory.
 
-    python benchmarks/scaling.py [--only=loss,weak,memory,scl,projection] [--json=scaling.json]
+    python benchmarks/scaling.py [--only=loss,weak,memory,scl] [--json=scaling.json]
 
 On simulated CPU devices (`JAX_NUM_CPU_DEVICES`, here 8 unless set). Bytes and memory are read from
 the compiled programs and are exact; devices share the machine's cores, so times say what the work
 costs and nothing of what links cost.
 
-loss        value and gradient over batch sizes and numbers of classes, on one device; bytes on all
-weak        1, 2, 4 and 8 devices, the rows a device constant
-memory      temporaries of ResNet-18's training step by the number of microbatches, compiled only
-scl         SCL in tiles against SCL dense, and gathering against a ring
-projection  the cost on pods by published speeds (`benchmarks/projection.py` says how)
+loss    value and gradient over batch sizes and numbers of classes, on one device; bytes on all
+weak    1, 2, 4 and 8 devices, the rows a device constant
+memory  temporaries of ResNet-18's training step by the number of microbatches, compiled only
+scl     SCL in tiles against SCL dense, and gathering against a ring
 
 A cell whose call would take longer than --max_seconds, by its FLOPs and the speed of a matrix
 product here, or more than --max_gib of memory is left out of the timing, which is said.
@@ -32,12 +31,11 @@ import jax.numpy as jnp
 import measuring
 import numpy as np
 import programs
-import projection
 import ring
 
 from hsproto.parallel import mesh as mesh_lib
 
-SECTIONS = ("loss", "weak", "memory", "scl", "projection")
+SECTIONS = ("loss", "weak", "memory", "scl")
 NAMES = ("ntce", "nonl", "normface", "scl")
 HEAD_DIMS, BLOCK = 128, 1024  # of SCL
 GIB = 2**30
@@ -72,10 +70,7 @@ def loss_section(options):
         for name in names:
             block = BLOCK if name == "scl" else None
             on_mesh = programs.loss(name, batch, classes, dims, mesh, block)
-            own, gradient = (
-                measuring.exchanged(part)
-                for part in programs.exchange(on_mesh, mesh, classes, dims)
-            )
+            own, gradient = programs.exchange(on_mesh, mesh, classes, dims)
             program = programs.loss(name, batch, classes, dims, block_size=block)
             columns = min(batch, classes) if name in ("ntce", "nonl") else classes
             flops = 8 * batch**2 * dims if name == "scl" else 6 * batch * columns * dims
@@ -124,13 +119,13 @@ def weak_section(options):
                 program = programs.loss(name, batch, classes, dims, mesh, options.rows)
                 arrays = programs.fill(programs.inputs(name, batch, classes, dims, mesh), classes)
                 calls[name, devices] = programs.caller(program, arrays)
-            found = measuring.collectives(program, devices) if devices > 1 else []
+            found = programs.exchanges(program, devices) if devices > 1 else []
             rows.append(
                 {
                     "what": name,
                     "devices": devices,
                     "rows": batch,
-                    "collectives": len(measuring.sizes(found)),
+                    "collectives": sum(c.times for c in found),
                     "bytes sent a device": round(sum(c.sent(devices) for c in found)),
                 }
             )
@@ -236,7 +231,7 @@ def ring_rows(options):
         calls = {way: programs.caller(program, arrays) for way, program in ways.items()}
         times = measuring.in_turns(calls, options.rounds, slow_rounds=3)
         for way, program in ways.items():
-            found = measuring.collectives(program, mesh.size)
+            found = programs.exchanges(program, mesh.size)
             rows.append(
                 {
                     "views": views,
@@ -246,22 +241,10 @@ def ring_rows(options):
                     "time / gather": measuring.ratio(times, way, "gather"),
                     "temporaries a device, MiB": programs.temporaries(program),
                     "bytes sent a device": round(sum(c.sent(mesh.size) for c in found)),
-                    "collectives": len(measuring.sizes(found)),
+                    "collectives": sum(c.times for c in found),
                 }
             )
     return rows
-
-
-def projection_section(options):
-    mesh, exchanged = mesh_lib.make_mesh(), {}
-    for batch, classes, dims in projection.PROTOTYPES:
-        program = programs.loss("nonl", batch, classes, dims, mesh)
-        found, _ = programs.exchange(program, mesh, classes, dims)
-        if {c.kind for c in found} != {"all-reduce"}:
-            raise AssertionError(f"NONL exchanges other than sums: {found}")
-        exchanged[batch, classes, dims] = measuring.sizes(found)
-    print(f"PROJECTION, not measured: efficiency {options.efficiency}, times in ms.")
-    return projection.project(exchanged, options.efficiency)
 
 
 def main(argv=None):
@@ -294,7 +277,6 @@ def main(argv=None):
     add("--scl_classes", default=100)
     add("--blocks", type=numbers, default=(256, 512, 1024, 2048))
     parser.add_argument("--run", action="store_true", help="time --large_views too")
-    add("--efficiency", type=float, default=0.5, help="share of its peaks that a chip reaches")
     options = parser.parse_args(argv)
     only = options.only.split(",")
     if unknown := set(only) - set(SECTIONS):

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import measuring
 import programs
 
+from hsproto.hardware import topologies
 from hsproto.models import architecture
 from hsproto.models import model as model_lib
 from hsproto.parallel import mesh as mesh_lib
@@ -37,26 +38,16 @@ CASES = {
     "resnet18": dict(stem="cifar", image_size=32, num_classes=100, batch_size=512),
     "resnet50": dict(stem="imagenet", image_size=224, num_classes=1000, batch_size=256),
 }
-# Dense bfloat16 TFLOP/s that makers publish, by a part of JAX's device kind.
-PEAKS = {
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5p": 459,
-    "TPU v6 lite": 918,
-    "A100": 312,
-    "H100 80GB HBM3": 989,
-    "H200": 989,
-}
 ALONE = "loss alone"
 COMPILED, EAGER = "torch compiled", "torch float32"
 
 
 def peak(options):
-    """Peak FLOP/s of the device, or None where it is not known."""
-    kind = jax.devices()[0].device_kind
-    known = [tera for part, tera in PEAKS.items() if part in kind]
-    tera = options.peak_tflops or (known[0] if known else None)
-    return tera and 1e12 * tera
+    """Peak dense bfloat16 FLOP/s of the device, or None where it is not known."""
+    if options.peak_tflops:
+        return 1e12 * options.peak_tflops
+    chip = topologies.chip_of(jax.devices()[0].device_kind)
+    return chip and chip.bfloat16
 
 
 def forward_flops(config):

@@ -19,9 +19,7 @@ if __name__ == "__main__":  # before what follows is imported: an extra may be m
 import functools
 import json
 
-import jax
-
-from hsproto.hardware import saved, sizing, tables, topologies
+from hsproto.hardware import sizing, tables, topologies
 
 
 def main(argv: list[str]) -> int:
@@ -44,18 +42,12 @@ def main(argv: list[str]) -> int:
         help="keep the compiled training step, with the versions that it needs",
     )  # fmt: skip
     args, config = parser.parse_with_config(argv)
-    # Compilers of other hardware run on this processor, whatever it has besides.
-    jax.config.update("jax_platforms", "cpu")
-    # JAX's cache cannot give back programs for other hardware; results have a cache of their own.
-    jax.config.update("jax_enable_compilation_cache", False)
     topology = topologies.parse(args.topology)
     log = functools.partial(print, file=sys.stderr, flush=True)
-    result, step = sizing.compiled_size(config, topology, log, args.fresh or bool(args.save))
-    if args.save and result["fits"]:
-        saved.write(args.save, step.executable, result)
-        log(f"wrote {args.save}")
-    elif args.save:
-        log(f"{args.save} is not written: the step does not fit")
+    result = sizing.size(config, topology, log, args.fresh, args.save or "")
+    if args.save:
+        written = "wrote {}" if result["fits"] else "{} is not written: the step does not fit"
+        log(written.format(args.save))
     found = []
     if not result["fits"] and not args.no_remedies:
         found = list(sizing.remedies(config, topology, log, args.fresh))

@@ -53,13 +53,16 @@ _EACH_ITS_OWN = ("data_dir", "workers")
 _FROM_DATA = ("num_classes", "num_examples", "channels", "mean", "std", "interpolation", "crop_on")
 
 
-def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | None:
+def train(
+    config: ConfigDict, workdir: str, profile_steps: int = 0, compiled_step: str = ""
+) -> dict | None:
     """Start or resume the run of `config` in `workdir`.
 
     Args:
         config: The run's config.
         workdir: The run's folder.
         profile_steps: Steps to profile (`hsproto.training.profiler`); 0: none.
+        compiled_step: A file of `hsproto compile --save` with the step; "": it is compiled here.
 
     Returns:
         The run's summary, or None if it was stopped (`parallel.preemption`).
@@ -71,14 +74,14 @@ def train(config: ConfigDict, workdir: str, profile_steps: int = 0) -> dict | No
     """
     with Preemption() as preemption:
         try:
-            return _train(config, workdir, profile_steps, preemption)
+            return _train(config, workdir, profile_steps, compiled_step, preemption)
         except FileNotFoundError:
             if os.path.exists(workdir):
                 raise
             raise RunFailure(f"--workdir={workdir} was removed while its run went on") from None
 
 
-def _train(config, workdir, profile_steps, preemption):
+def _train(config, workdir, profile_steps, compiled_step, preemption):
     shared = {key: value for key, value in config.to_dict().items() if key not in _EACH_ITS_OWN}
     code = agreement.code_digests()
     processes.agree({"config": shared, "versions": summary_lib.versions(), "code": code})
@@ -90,6 +93,10 @@ def _train(config, workdir, profile_steps, preemption):
         if summary := _finished(workdir, found.config):
             return summary
         abstract_state, loaders = _open(found, mesh)
+        if compiled_step:
+            from hsproto.hardware import saved  # no other run needs that wing
+
+            found = found._replace(step=saved.load(compiled_step, found.config, mesh))
         # Only now: rejected input must not claim the workdir for a config that cannot run.
         if processes.is_main():
             data_file.write(workdir, found.data)  # before config.json, which makes it a run
@@ -105,12 +112,14 @@ class _Found(NamedTuple):
         splits: The training and the test source.
         data: Their fingerprint.
         weights: Of `init_from`, where the run begins; else None.
+        step: Compiled ahead; else None.
     """
 
     config: ConfigDict
     splits: load_lib.Splits
     data: dict[str, Any]
     weights: Any
+    step: Any = None
 
 
 def _find(config, workdir):
@@ -179,7 +188,7 @@ def _fit(found, abstract_state, loaders, workdir, profile_steps, preemption, mes
             collaborators = Collaborators(
                 loaders.train, evaluator, checkpoints, metrics, snapshots, profile, best
             )
-            loop = TrainingLoop(config, mesh, collaborators)
+            loop = TrainingLoop(config, mesh, collaborators, found.step)
             evaluation = loop.run(state, start, preemption)
         better = config.keep_best and best.step != loop.total and best.step in checkpoints.steps()
         if evaluation is None:
@@ -352,11 +361,16 @@ def main(argv: list[str]) -> int:
         "--check", action="store_true",
         help="decode every image, list those that cannot be used, and train nothing",
     )  # fmt: skip
+    parser.add_argument(
+        "--compiled_step", type=cli.local_path, default="", metavar="FILE",
+        help="a training step that `hsproto compile --save` made for this hardware; a pickle, "
+        "which can run code: use only your own",
+    )  # fmt: skip
     processes.add_flags(parser)
     args, config = parser.parse_with_config(argv)
     if args.check:
         return check_lib.check(config)
     processes.join(args)
     with processes.together():
-        train(config, args.workdir, args.profile)
+        train(config, args.workdir, args.profile, args.compiled_step)
     return 0

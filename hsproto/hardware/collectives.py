@@ -16,16 +16,17 @@ _SENT = {"all-reduce": 2.0, "collective-permute": 1.0}
 
 
 class Collective(NamedTuple):
-    """An operation that a step does `times`; `size` is the bytes of its arrays as a whole.
+    """An operation that a program does `times`; `size` is the bytes of its arrays as a whole.
 
     That is the sum of an all-reduce, what an all-gather ends with, what a reduce-scatter starts
-    from.
+    from, and of a permutation what each chip passes on. `arrays` are its results.
     """
 
     kind: str
     part: str
     size: int
     times: int = 1
+    arrays: tuple[hlo.Array, ...] = ()
 
     def sent(self, chips: int) -> float:
         """Bytes that a chip sends at least, by the usual ring algorithms."""
@@ -51,11 +52,12 @@ def read(text: str, chips: int, parameters: Iterable[tuple[int, ...]] = ()) -> l
             if kind not in KINDS or not runs(name):
                 continue
             arrays = operation.arrays
-            if kind != operation.opcode != "all-reduce-start":
-                arrays = [max(arrays, key=hlo.array_bytes)]  # the results hold the arguments too
+            if kind != operation.opcode != "all-reduce-start":  # which gives the arguments too
+                given = len(operation.arguments)
+                arrays = arrays[given : 2 * given]
             size = sum(map(hlo.array_bytes, arrays)) * (chips if kind == "reduce-scatter" else 1)
             part = _part(kind, _origins(operation, operations), arrays, parameters)
-            found.append(Collective(kind, part, size, runs(name)))
+            found.append(Collective(kind, part, size, runs(name), tuple(arrays)))
     return found
 
 
@@ -78,10 +80,10 @@ def _part(kind, origins, arrays, parameters):
     backward = any("transpose(" in name for name in origins)
     if backward and parameters.intersection(shape for _, shape in arrays):
         return GRADIENTS
-    # The loss sums numbers per class. What is as large as prototypes is, or holds, their gradient,
-    # whose shape is lost where a compiler joins sums.
-    prototypes = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)
-    if kind == "all-reduce" and any(math.prod(shape) >= prototypes for _, shape in arrays):
+    # Joined sums may have the name of another, or lose their shapes. The loss sums numbers per
+    # class; what is as large as prototypes is, or holds, their gradient. What it gathers or
+    # scatters, as a compiler may by a sum over all rows, has rows.
+    if kind == "all-reduce" and any(_holds_gradient(array, parameters) for array in arrays):
         return GRADIENTS
     # A weight's gradient is a product or a convolution.
     if any(re.search(r"transpose\(.*/(conv_general_dilated|dot_general)", n) for n in origins):
@@ -92,6 +94,18 @@ def _part(kind, origins, arrays, parameters):
     if any(re.search(r"/\w*(?:bn|norm)\w*/", name) for name in origins):
         return BATCH_NORM
     return GRADIENTS if backward else OTHER
+
+
+def _holds_gradient(array, parameters):
+    dtype, shape = array
+    if len(shape) > 1:
+        return _sides(shape) in map(_sides, parameters)
+    smallest = min((math.prod(each) for each in parameters if len(each) == 2), default=math.inf)
+    return dtype in ("f32", "bf16") and math.prod(shape) >= smallest
+
+
+def _sides(shape):
+    return sorted(side for side in shape if side > 1)
 
 
 def _origins(operation, operations, depth=6):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from hsproto.data import class_lists, loader, source
+from hsproto import config as config_lib
+from hsproto.data import class_lists, loader, long_tail, source
 from hsproto.errors import UserError
 
 # Training images, test images and classes of what the recipes name.
@@ -31,6 +32,8 @@ def resolve(config: Any) -> Any:
     examples, _, classes = _KNOWN.get(name, (0, 0, 0))
     if config.class_groups:
         classes = len(class_lists.CLASS_GROUPS[config.class_groups])
+    if config.imbalance_factor < 1 and classes:
+        examples = int(long_tail.profile(examples, classes, config.imbalance_factor).sum())
     for key, value in (("num_classes", classes), ("num_examples", examples)):
         config[key] = config[key] or value
         if not config[key]:
@@ -49,6 +52,7 @@ def resolve(config: Any) -> Any:
         config.mean = config.mean or (0.0,) * config.channels
         config.std = config.std or (1.0,) * config.channels
     config.mean, config.std = source.normalization(config)
+    config.interpolation = config.interpolation or config_lib.INTERPOLATIONS[0]
     if config.crop_on == "auto":
         config.crop_on = "host" if _cropped_on_host(config) else "device"
     return config

@@ -16,24 +16,22 @@ from ml_collections import ConfigDict
 
 from hsproto import config as config_lib
 from hsproto.errors import UserError
-from hsproto.hardware import bound, data_sizes, programs, topologies
+from hsproto.hardware import apart, bound, data_sizes, programs, saved, topologies
 from hsproto.hardware.topologies import Topology
 from hsproto.methods import BLOCK_LOSSES
-from hsproto.parallel import agreement, compilation_cache
+from hsproto.parallel import compilation_cache
 from hsproto.parallel import mesh as mesh_lib
 from hsproto.runs import files
 
-# The parts of hsproto that decide what is compiled or how it is read.
-_DECIDING = (
-    "core/", "data/augment", "evaluation/evaluator", "hardware/", "losses", "models/", "training/"
-)  # fmt: skip
 _MICROBATCHES = (2, 4, 8)
 _FACTORS = (2, 4)  # more chips that are tried
 _MANY_CLASSES = 10_000  # from which memory is that of the classes
 Log = Callable[[str], Any]
 
 
-def size(config: ConfigDict, topology: Topology, log: Log, fresh: bool = False) -> dict[str, Any]:
+def size(
+    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False, save: str = ""
+) -> dict[str, Any]:
     """Return what a config needs on hardware, as values that JSON can hold.
 
     Args:
@@ -41,23 +39,48 @@ def size(config: ConfigDict, topology: Topology, log: Log, fresh: bool = False) 
         topology: The hardware.
         log: Called with a line before each step that takes long.
         fresh: Compile, though the result is known.
+        save: A file to keep the compiled training step in, if it fits (`saved`); compiles anew.
 
     Raises:
-        UserError: The compiler is missing, the config cannot be trained on so many chips, or the
-            size of its data is unknown.
+        UserError: The compiler is missing or crashes, the config cannot be trained on so many
+            chips, or the size of its data is unknown.
     """
-    return compiled_size(config, topology, log, fresh)[0]
-
-
-def compiled_size(
-    config: ConfigDict, topology: Topology, log: Log, fresh: bool = False
-) -> tuple[dict[str, Any], programs.Program | None]:
-    """Return the same, and the training step's program; None where the result was known."""
     config = data_sizes.resolve(config)
     topologies.check_compiler(topology)
+    if save:
+        saved.check(config)
     path = _cache_path(config, topology)
-    if not fresh and (known := _read(path)):
-        return known, None
+    if not (fresh or save) and (known := _read(path)):
+        return known
+    result = built(_compile, log, topology, config, save)
+    _write(path, result)
+    return result
+
+
+def built(function: Callable[..., Any], log: Log, topology: Topology, *arguments: Any) -> Any:
+    """Return `function(log, topology, *arguments)`, which compiles, from a process of its own.
+
+    Raises:
+        UserError: `function` raised it, or the compiler crashed.
+    """
+    try:
+        return apart.call(_in_process, log, function, topology, *arguments)
+    except apart.Died as error:
+        compiler = " ".join(list(topologies.compiler_versions(topology).items())[-1])
+        raise UserError(
+            f"--topology={topology.name}: its compiler cannot build this: {compiler} {error}"
+        ) from None
+
+
+def _in_process(log, function, topology, *arguments):
+    # Compilers of other hardware run on this processor, whatever it has besides.
+    jax.config.update("jax_platforms", "cpu")
+    # JAX's cache cannot give back programs for other hardware, nor any that can be saved.
+    jax.config.update("jax_enable_compilation_cache", False)
+    return function(log, topology, *arguments)
+
+
+def _compile(log, topology, config, save):
     mesh = mesh_lib.make_mesh(topologies.devices(topology), config.model_axis)
     programs.check(config, mesh)
     where = f"{topology.name}, {topology.chips} chips"
@@ -66,8 +89,9 @@ def compiled_size(
     log(f"compiling the evaluation for {where} ...")
     evaluation = programs.evaluation(config, mesh, topology)
     result = _result(config, topology, mesh, step, evaluation)
-    _write(path, result)
-    return result, step
+    if save and result["fits"]:
+        saved.write(save, step.executable, result)
+    return result
 
 
 def remedies(
@@ -172,13 +196,11 @@ def _result(config, topology, mesh, step, evaluation):
 
 
 def _cache_path(config, topology):
-    code = {k: v for k, v in agreement.code_digests().items() if k.startswith(_DECIDING)}
     key = {
         "config": config_lib.to_values(config),
         "topology": topology.name,
         "versions": topologies.compiler_versions(topology),
-        "host": jax.default_backend(),
-        "code": code,
+        "code": saved.deciding_code(),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
     return os.path.join(compilation_cache.user_folder(), "compile", f"{digest}.json")

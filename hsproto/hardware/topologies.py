@@ -70,6 +70,11 @@ _GPUS_OF_A_HOST = 8
 _LARGEST = {"v4": 4096, "v5e": 256, "v5p": 8192, "v6e": 256}  # chips
 _CORES = {"v4": 2, "v5p": 2}
 _ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6lite": "v6e"}
+# What JAX calls the devices of a chip begins or goes on like this.
+_DEVICE_KINDS = {
+    "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5p": "v5p", "TPU v6 lite": "v6e",
+    "A100-SXM4-80GB": "a100", "H100 80GB HBM3": "h100", "H200": "h200",
+}  # fmt: skip
 EXAMPLES = "v5e-64, v4-128, v5p-64, v6e-64, h100x8, h200x8, a100x8"
 
 
@@ -103,6 +108,13 @@ class Topology(NamedTuple):
             return parse(f"{self.kind}{'-' if self.platform == 'tpu' else 'x'}{count}")
         except UserError:
             return None
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """Return the published figures of a device that is there, by its `device_kind`; or None."""
+    known = (kind for part, kind in _DEVICE_KINDS.items() if part in device_kind)
+    kind = next(known, None)
+    return CHIPS[kind] if kind else None
 
 
 def parse(name: str) -> Topology:

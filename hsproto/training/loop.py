@@ -49,7 +49,10 @@ class Collaborators:
 class TrainingLoop:
     """The loop over steps. The metrics of a step are read while the next one runs."""
 
-    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, using: Collaborators):
+    def __init__(
+        self, config: ConfigDict, mesh: jax.sharding.Mesh, using: Collaborators, step: Any = None
+    ):
+        """`step` is one that was compiled ahead; None: make it."""
         self.total = config_lib.total_steps(config)
         self._done, self._evaluated = 0, False
         self.progress = Progress(self.total, config.batch_size, log_main)
@@ -57,7 +60,7 @@ class TrainingLoop:
         log_prior = None
         if config.logit_adjustment:
             log_prior = objective.log_prior(long_tail.class_counts(using.loader.source))
-        self._step = make_train_step(config, mesh, log_prior)
+        self._step = step or make_train_step(config, mesh, log_prior)
         per_epoch = config_lib.steps_per_epoch(config)
         self._eval_every = max(1, round(config.eval_every_epochs * per_epoch))
         self._save_every = max(1, round(config.checkpoint_every_epochs * per_epoch))

@@ -87,10 +87,10 @@ def make_train_step(
             targets = objective.mix(config, mixing_key, labels)
             metrics = {"loss": split_loss(outputs, prototypes, bias, targets, state.queue)}
             if prototypes is not None:
-                rows = measured_rows(labels.size, config.num_classes)
-                features = outputs.features.reshape(-1, prototypes.shape[1])[rows]
-                predicted = predict(features, prototypes, bias)
-                metrics["accuracy"] = jnp.mean(predicted == labels.reshape(-1)[rows])
+                features, classes = (_one_axis(x, labels.ndim) for x in (outputs.features, labels))
+                rows = measured_rows(len(classes), config.num_classes)
+                predicted = predict(features[rows], prototypes, bias)
+                metrics["accuracy"] = jnp.mean(predicted == classes[rows])
             return metrics["loss"], metrics
 
         differentiate = _whole if config.microbatches == 1 else _in_microbatches

@@ -67,6 +67,31 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """
 
 
+SCATTERED = """HloModule jit_step
+
+ENTRY %main (p: f32[16,32]) -> f32[16,32] {
+  %all-gather-start = ((pred[16]{0}, f32[16,32]{1,0}), (pred[128]{0}, f32[128,32]{1,0})) \
+all-gather-start(%a, %b), dimensions={0}, \
+metadata={op_name="jit(step)/jvp()/shard_map/all_gather"}
+  %reduce-scatter-start = ((f32[128,32]{1,0}), f32[16,32]{1,0}) reduce-scatter-start(%c), \
+to_apply=%r, \
+metadata={op_name="jit(step)/transpose(jvp())/shard_map/reduce_scatter"}
+  %slice = f32[16,32]{1,0} fusion(%e), metadata={op_name="jit(step)/jvp()/shard_map/div"}
+  %update = f32[128,32]{1,0} dynamic-update-slice(%zeros, %slice, %first, %zero)
+  %all-reduce.1 = f32[128,32]{1,0} all-reduce(%update), to_apply=%r
+}
+"""
+
+
+def test_what_scl_gathers_and_scatters_is_the_losss_however_it_is_done():
+    found = collectives.read(SCATTERED, 8, parameters=[(32, 16), (3, 3, 1, 32)])
+    assert [(c.kind, c.part, c.size) for c in found] == [
+        ("all-gather", LOSS, 128 * (1 + 32 * 4)),
+        ("reduce-scatter", LOSS, 128 * 32 * 4),
+        ("all-reduce", LOSS, 128 * 32 * 4),
+    ]
+
+
 def test_joined_sums_of_a_tpu_are_known_by_the_shapes_of_parameters():
     found = collectives.read(TPU, 8, parameters=[(3, 3, 64, 64), (64,)])
     assert [(c.part, c.size) for c in found] == [
@@ -135,3 +160,31 @@ def test_the_programs_of_this_compiler_are_read_too(step):
     text = step.lower().compile().as_text()
     assert [(c.part, c.size) for c in collectives.read(text, 8)] == [(LOSS, 4)]
     assert hlo.traffic(text) >= 4 * 8 * 8 * 8 * 3
+
+
+def test_every_kind_has_the_bytes_of_the_whole_array_and_what_a_chip_sends():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, whole = P("data"), P()
+
+    def exchange(x):  # [3, 5] a device
+        def turn(carry, _):
+            return jax.lax.ppermute(carry, "data", [(i, (i + 1) % 8) for i in range(8)]), None
+
+        passed = jax.lax.scan(turn, x, None, length=7)[0]
+        gathered = jax.lax.all_gather(x, "data", tiled=True)
+        shares = jax.lax.psum_scatter(jnp.sin(gathered), "data", tiled=True)
+        return jax.lax.psum(jnp.sum(passed * shares, axis=0), "data")
+
+    shape = jax.ShapeDtypeStruct((24, 5), jnp.float32)
+    mapped = jax.shard_map(exchange, mesh=mesh, in_specs=rows, out_specs=whole)
+    found = collectives.read(jax.jit(mapped).lower(shape).compile().as_text(), 8)
+    assert {(c.kind, c.size, c.times) for c in found} == {
+        ("collective-permute", 3 * 5 * 4, 7),
+        ("all-gather", 24 * 5 * 4, 1),
+        ("reduce-scatter", 24 * 5 * 4, 1),
+        ("all-reduce", 5 * 4, 1),
+    }
+    sent = {c.kind: c.sent(8) for c in found}
+    assert sent["collective-permute"] == 7 * 60
+    assert sent["all-gather"] == sent["reduce-scatter"] == 7 / 8 * 480
+    assert sent["all-reduce"] == 2 * 7 / 8 * 20

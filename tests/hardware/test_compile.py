@@ -5,6 +5,7 @@ import pickle
 
 import jax
 import pytest
+import test_apart
 from small_runs import tiny, tiny_config
 
 from hsproto import cli, compile
@@ -17,33 +18,43 @@ CPUS = topologies.parse("cpux8")
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """A tiny run compiled once for simulated devices: (its result as printed, where it is kept)."""
+    """A tiny run compiled once for simulated devices: (its result, the folder of all files)."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        result, step = sizing.compiled_size(tiny_config(), CPUS, lambda line: None)
-    return result, step, folder
+        result = sizing.size(tiny_config(), CPUS, lambda line: None, save=str(folder / "step"))
+    return result, folder
 
 
 def run(capsys, folder, monkeypatch, *flags):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
-    settings = "jax_platforms", "jax_enable_compilation_cache"
-    before = {name: getattr(jax.config, name) for name in settings}
     status = compile.main([f"--config={tiny()}", "--topology=cpux8", *flags])
-    for name, value in before.items():
-        jax.config.update(name, value)
     return status, capsys.readouterr()
 
 
+def test_a_compiler_that_crashes_is_one_line_with_its_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sizing, "_compile", test_apart.end_with_overflow)
+    lines, version = [], topologies.compiler_versions(CPUS)["jaxlib"]
+    with pytest.raises(UserError) as error:
+        sizing.size(tiny_config(), CPUS, lines.append)
+    assert str(error.value) == (
+        "--topology=cpux8: its compiler cannot build this: "
+        f"jaxlib {version} ended with SIGSEGV: stack overflow"
+    )
+    assert lines == ["compiling ..."]
+    assert not list(tmp_path.rglob("*.json"))
+
+
 def test_a_run_that_was_compiled_before_is_known(compiled, capsys, monkeypatch):
-    monkeypatch.setattr(programs, "train_step", None)  # would fail
-    status, printed = run(capsys, compiled[2], monkeypatch)
+    monkeypatch.setattr(sizing, "_compile", None)  # would fail
+    status, printed = run(capsys, compiled[1], monkeypatch)
     assert status == 0
     assert "cpux8: 8 x simulated device, 1 host(s)" in printed.out
     assert "fits" in printed.out
     for part in ("parameters", "optimizer", "gradients", "BatchNorm", "loss", "FLOPs"):
         assert part in printed.out
-    status, printed = run(capsys, compiled[2], monkeypatch, "--json")
+    status, printed = run(capsys, compiled[1], monkeypatch, "--json")
     assert json.loads(printed.out) == json.loads(json.dumps(compiled[0])) | {"remedies": {}}
 
 
@@ -70,16 +81,20 @@ def test_the_loss_exchanges_sums_of_classes_and_no_features(compiled):
     assert sum(row["bytes"] for row in of_loss) < 4 * 4 * 10 + 4 * 8
 
 
-def test_a_saved_step_is_kept_with_the_versions_that_it_needs(
-    compiled, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(sizing, "compiled_size", lambda *_: compiled[:2])
-    status, _ = run(capsys, compiled[2], monkeypatch, f"--save={tmp_path / 'step'}")
-    assert status == 0
-    kept = pickle.loads((tmp_path / "step").read_bytes())
+def test_microbatches_exchange_sums_and_no_features():
+    config = data_sizes.resolve(tiny_config("digits", "microbatches=2"))
+    step = programs.train_step(config, mesh_lib.make_mesh(), CPUS)
+    assert {row["kind"] for row in step.exchanges} == {"all-reduce"}
+
+
+def test_a_saved_step_is_kept_with_the_versions_that_it_needs(compiled, monkeypatch, capsys):
+    kept = pickle.loads((compiled[1] / "step").read_bytes())
     assert kept["versions"] == topologies.compiler_versions(CPUS)
     assert kept["topology"] == "cpux8"
     assert len(kept["executable"]) == 3
+    monkeypatch.setattr(sizing, "size", lambda *_: compiled[0])
+    status, printed = run(capsys, compiled[1], monkeypatch, "--save=here")
+    assert (status, printed.err) == (0, "wrote here\n")
 
 
 def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
@@ -89,13 +104,14 @@ def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
     too_large |= {"traffic": None, "collectives": None}
     tried = []
 
-    def size(config, topology, log, fresh=False):
+    def size(config, topology, log, fresh=False, save=None):
+        if save is not None:  # the first
+            return too_large
         tried.append((config.microbatches, config.dtype, topology.name))
         if config.microbatches == 2:
             raise UserError("does not divide")
         return compiled[0] | {"fits": config.microbatches == 4 or topology.chips > 8}
 
-    monkeypatch.setattr(sizing, "compiled_size", lambda *_: (too_large, None))
     monkeypatch.setattr(sizing, "size", size)
     status, printed = run(capsys, tmp_path, monkeypatch)
     assert status == 1
@@ -138,5 +154,6 @@ def test_the_size_of_unknown_data_must_be_given():
     config = cli.load_config("imagenet100")
     assert data_sizes.resolve(config).num_classes == 100
     assert data_sizes.resolve(config).crop_on == "host"
+    assert data_sizes.resolve(cli.load_config("longtail")).num_examples == 10847
     with pytest.raises(UserError, match="batch_size=65536 is larger than the training set"):
         data_sizes.resolve(cli.load_config("cifar:batch_size=65536"))

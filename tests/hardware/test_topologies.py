@@ -35,6 +35,16 @@ def test_other_names_are_refused_with_those_that_exist(name):
         topologies.parse(name)
 
 
+def test_a_device_that_is_there_has_its_chips_published_figures():
+    kinds = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5p": "v5p", "TPU v6 lite": "v6e"}
+    kinds |= {"NVIDIA H100 80GB HBM3": "h100", "NVIDIA H200": "h200"}
+    for name, kind in kinds.items():
+        assert topologies.chip_of(name) is topologies.CHIPS[kind]
+    assert topologies.chip_of("cpu") is None
+    # Its smaller sister has other figures.
+    assert topologies.chip_of("NVIDIA H100 PCIe") is None
+
+
 def test_chips_are_arranged_as_square_or_cubic_as_they_can_be():
     shapes = {name: topologies.grid(topologies.parse(name)) for name in ("v5e-8", "v5e-64")}
     assert shapes == {"v5e-8": (2, 4), "v5e-64": (8, 8)}

@@ -2,12 +2,12 @@
 
 import importlib.util
 
-import jax
 import pytest
 from small_runs import tiny_config
 
 from hsproto.hardware import collectives, sizing, topologies
 
+BATCH, WIDTH = 1024, 32  # the width is that of the features too
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
@@ -15,12 +15,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", params=["nonl", "ntce", "normface"])
 def step(request):
-    config = tiny_config("digits", f"loss={request.param},embedding=pooled")
-    # Programs for other hardware cannot be read back from JAX's cache.
-    before = jax.config.jax_enable_compilation_cache
-    jax.config.update("jax_enable_compilation_cache", False)
-    yield sizing.size(config, topologies.parse("v5e-8"), lambda line: None, fresh=True)
-    jax.config.update("jax_enable_compilation_cache", before)
+    sizes = f"batch_size={BATCH},width={WIDTH}"
+    config = tiny_config("digits", f"loss={request.param},embedding=pooled,{sizes}")
+    return sizing.size(config, topologies.parse("v5e-8"), lambda line: None, fresh=True)
 
 
 def exchanged(step, part):
@@ -43,6 +40,7 @@ def test_each_batch_norm_sums_its_statistics_once_forward_and_once_backward(step
 def test_the_loss_exchanges_less_than_gathering_features_would(step):
     _, size = exchanged(step, collectives.LOSS)
     assert size <= 3 * 4 * 10 + 4 * 4  # classes' sums and maxima, and scalars
+    assert 500 * size <= 2 * 4 * BATCH * WIDTH  # features to all chips, their gradient back
     assert not [row for row in step["collectives"] if row["kind"] != "all-reduce"]
 
 
