@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from hsproto.models.layers import average_pool, batch_norm, conv
+from hsproto.models.layers import average_pool, batch_norm, conv, recomputed
 
 
 class ResidualBlock(nn.Module):
@@ -49,6 +49,7 @@ class ResNet(nn.Module):
     stem: str
     dtype: Any
     bn_groups: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train):
@@ -57,12 +58,13 @@ class ResNet(nn.Module):
         x = nn.relu(batch_norm(train, self.dtype, "bn1", self.bn_groups)(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        make_block = recomputed(ResidualBlock, self.remat and train, static_argnums=(2,))
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 channels = self.width * 2**stage
                 name = f"layer{stage + 1}_{i}"
-                block = ResidualBlock(
+                block = make_block(
                     self.kind, channels, stride, self.dtype, self.bn_groups, name=name
                 )
                 x = block(x, train)

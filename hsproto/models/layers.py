@@ -126,6 +126,22 @@ class GroupedBatchNorm(nn.Module):
         return normalize(rows, mean, variance).reshape(x.shape)
 
 
+def recomputed(block: Callable, enabled: bool, static_argnums: tuple[int, ...] = ()) -> Callable:
+    """Return a block, a Module or a method of one, whose insides are not kept for the gradient.
+
+    They are computed a second time when the gradient needs them, except for sums such as
+    BatchNorm's statistics, which are small and which devices exchange. Names of parameters stay.
+    `static_argnums` are those of arguments that are no arrays, counted with `self`.
+    """
+    if not enabled:
+        return block
+    return nn.remat(block, static_argnums=static_argnums, policy=_is_sum)
+
+
+def _is_sum(primitive, *_, **__):
+    return primitive is jax.lax.reduce_sum_p
+
+
 def average_pool(x: jax.Array) -> jax.Array:
     """Return the spatial mean, in float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -11,6 +11,7 @@ from hsproto.models.layers import (
     linear_init,
     patches_init,
     positions_init,
+    recomputed,
 )
 
 
@@ -58,10 +59,10 @@ class VisionTransformer(nn.Module):
     num_heads: int
     dtype: Any
     depth: int = 12
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train):
-        del train
         x = nn.Conv(
             self.dim,
             (self.patch_size, self.patch_size),
@@ -77,7 +78,8 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([token, x], axis=1)
         positions = self.param("pos_embedding", positions_init, (1, x.shape[1], self.dim))
         x = x + positions.astype(x.dtype)
+        make_block = recomputed(TransformerBlock, self.remat and train)
         for i in range(self.depth):
-            x = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
+            x = make_block(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
         # LayerNorm acts on each token, so only the returned one is normalized.
         return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(x[:, 0])
