@@ -69,10 +69,10 @@ def validate(config: Any, num_classes: int | None = None) -> None:
             f"embedding_dim={config.embedding_dim} does not go with embedding="
             f"'{config.embedding}': use 0, or embedding='signed', which can change the dimensions"
         )
-    if config.remat and not _has_blocks(config.backbone):
+    if config.remat and config.backbone not in (*RESNETS, *VITS):
         raise UserError(
-            f"remat=True does not go with backbone='{config.backbone}': use False, or a ResNet, "
-            "ViT or EfficientNet, whose blocks can be computed again"
+            f"remat=True does not go with backbone='{config.backbone}': use False, or a ResNet "
+            "or ViT, whose blocks can be computed again"
         )
     if config.backbone in VITS and config.image_size % config.patch_size:
         raise UserError(
@@ -94,10 +94,6 @@ def validate(config: Any, num_classes: int | None = None) -> None:
             f"{num_classes - 1} dimensions; got {feature_dim(config)}: use a larger width, or "
             "embedding='signed' with a larger embedding_dim"
         )
-
-
-def _has_blocks(backbone):
-    return backbone not in (*CONVNETS, "features")
 
 
 def _one_of(key, value, allowed):

@@ -58,16 +58,15 @@ class ResNet(nn.Module):
         x = nn.relu(batch_norm(train, self.dtype, "bn1", self.bn_groups)(x))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        make_block = recomputed(ResidualBlock, self.remat and train, static_argnums=(2,))
         for stage, depth in enumerate(self.depths):
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
                 channels = self.width * 2**stage
                 name = f"layer{stage + 1}_{i}"
-                block = make_block(
+                block = ResidualBlock(
                     self.kind, channels, stride, self.dtype, self.bn_groups, name=name
                 )
-                x = block(x, train)
+                x = recomputed(block, x, train) if self.remat and train else block(x, train)
         return average_pool(x)
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from hsproto.models.layers import average_pool, batch_norm, conv_init, depthwise_init, recomputed
+from hsproto.models.layers import average_pool, batch_norm, conv_init, depthwise_init
 
 # Of each stage: blocks, kernel size, stride, expansion, channels.
 STAGES = (
@@ -80,19 +80,15 @@ class EfficientNetLite(nn.Module):
 
     dtype: Any
     bn_groups: int = 1
-    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train):
         x = self._act(self._conv(images, 32, "conv_stem", 3, 2), train, "bn0")
-        block = recomputed(
-            EfficientNetLite._block, self.remat and train, static_argnums=(2, 3, 4, 5, 6, 7)
-        )
         number = 0
         for depth, size, stride, expansion, channels in STAGES:
             for i in range(depth):
                 step = stride if i == 0 else 1
-                x = block(self, x, train, f"blocks_{number}", size, step, expansion, channels)
+                x = self._block(x, train, f"blocks_{number}", size, step, expansion, channels)
                 number += 1
         return average_pool(self._act(self._conv(x, 1280, "conv_head"), train, "bn1"))
 

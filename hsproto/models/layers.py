@@ -126,16 +126,25 @@ class GroupedBatchNorm(nn.Module):
         return normalize(rows, mean, variance).reshape(x.shape)
 
 
-def recomputed(block: Callable, enabled: bool, static_argnums: tuple[int, ...] = ()) -> Callable:
-    """Return a block, a Module or a method of one, whose insides are not kept for the gradient.
+def recomputed(block: nn.Module, x: jax.Array, *arguments: Any) -> jax.Array:
+    """Return block(x, *arguments), of whose insides nothing is kept for the gradient.
 
     They are computed a second time when the gradient needs them, except for sums such as
-    BatchNorm's statistics, which are small and which devices exchange. Names of parameters stay.
-    `static_argnums` are those of arguments that are no arrays, counted with `self`.
+    BatchNorm's statistics, which are small and which devices exchange.
     """
-    if not enabled:
-        return block
-    return nn.remat(block, static_argnums=static_argnums, policy=_is_sum)
+
+    def apply(block, x):
+        return block(x, *arguments)
+
+    def forward(block, x):
+        return nn.vjp(nn.remat(apply, policy=_is_sum), block, x)
+
+    def backward(pull_back, slope):
+        # Only with all gradients of the block does the one before begin: XLA would put those of
+        # parameters off, and what they need of all blocks would lie in memory at once.
+        return jax.lax.optimization_barrier(pull_back(slope))
+
+    return nn.custom_vjp(apply, forward, backward)(block, x)
 
 
 def _is_sum(primitive, *_, **__):

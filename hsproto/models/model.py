@@ -93,8 +93,8 @@ def build(config: Any, num_classes: int) -> Model:
       D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "": the loss's default.
     - `projection`, for SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
     - `dtype`: that of the backbone's computations.
-    - `remat`: blocks of ResNets, ViTs and EfficientNets compute their insides again for the
-      gradient in place of keeping them (`recomputed`).
+    - `remat`: blocks of ResNets and ViTs compute their insides again for the gradient in place of
+      keeping them (`layers.recomputed`).
     - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch has bn_groups / microbatches.
 
     Raises:
@@ -114,7 +114,7 @@ def build(config: Any, num_classes: int) -> Model:
             config.patch_size, **VITS[config.backbone], dtype=dtype, remat=config.remat
         )
     elif config.backbone in EFFICIENTNETS:
-        backbone = EfficientNetLite(dtype, groups, config.remat)
+        backbone = EfficientNetLite(dtype, groups)
     else:
         channels = tuple(config.width * factor for factor in CONVNETS[config.backbone])
         backbone = ConvNet(channels, dtype, groups)

@@ -78,8 +78,8 @@ class VisionTransformer(nn.Module):
         x = jnp.concatenate([token, x], axis=1)
         positions = self.param("pos_embedding", positions_init, (1, x.shape[1], self.dim))
         x = x + positions.astype(x.dtype)
-        make_block = recomputed(TransformerBlock, self.remat and train)
         for i in range(self.depth):
-            x = make_block(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
+            block = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")
+            x = recomputed(block, x) if self.remat and train else block(x)
         # LayerNorm acts on each token, so only the returned one is normalized.
         return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(x[:, 0])

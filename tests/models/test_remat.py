@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import pytest
 
 from hsproto.config import default
-from hsproto.models import architecture, efficientnet
+from hsproto.models import architecture
 from hsproto.models import model as model_lib
 
 SHAPE = (16, 16, 3)
-BLOCKS = {"resnet18": 8, "vit_s": 2, "efficientnet_lite0": 3}
+BLOCKS = {"resnet18": 8, "vit_s": 2}
 
 
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch):
-    """ViTs of two blocks and EfficientNets of three."""
+    """ViTs of two blocks."""
     monkeypatch.setitem(architecture.VITS["vit_s"], "depth", 2)
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
 
 
 def build(backbone, remat):
