@@ -4,10 +4,12 @@ hsproto train --workdir=runs/imagenet_nonl \
   --config=configs/imagenet.py:loss=nonl,batch_size=8192,data_dir=DIR
 
 Reads DIR/train/<class>/* and DIR/val/<class>/*, or TFDS with source=tfds. Needs many GPUs or a TPU
-pod; `dtype=bfloat16` saves time and memory, `microbatches=4` memory, and `workers=16` decodes in
-processes. The paper reports the best of three batch sizes; the learning rate is proportional to
-the batch size. Its text also gives the temperature as 0.2. `variant=released_code` takes the values
-of the paper's released code: color jitter, losses of 256 images.
+pod; `remat=true` and `microbatches=4` save memory, and `workers=16` decodes in processes. The
+backbone computes in bfloat16, in half the memory (docs/hardware.md); `dtype=float32` is the paper's
+protocol, which names no other precision. The paper reports the best of three batch sizes; the
+learning rate is proportional to the batch size. Its text also gives the temperature as 0.2.
+`variant=released_code` takes the values of the paper's released code: color jitter, losses of 256
+images.
 
 The paper's test accuracy (not run here) at batch 2048 / 4096 / 8192: cross_entropy 75.4 / 75.4 /
 75.1, normface 75.6 / 76.4 / 76.3, ntce 76.0 / 76.7 / 76.7, nonl 75.0 / 76.2 / 76.5;

@@ -8,7 +8,8 @@ hsproto probe --workdir=runs/scl_imagenet100 \
 dataset=imagenet2012 takes the values of ImageNet-1K: batch 2048 and a warm-up; its probe takes
 --learning_rate=0.8. Data as in configs/imagenet100.py and configs/imagenet.py; to select
 ImageNet-100 from ImageNet in TFDS, use dataset=imagenet2012,class_list=imagenet100_cmc.
-`projection=none` trains without the head. `variant=released_code` takes the values of the paper's
+`projection=none` trains without the head. The backbone computes in bfloat16; `dtype=float32` is the
+paper's, which names no other precision. `variant=released_code` takes the values of the paper's
 released code: no blur, losses of 256 images.
 
 The paper's test accuracy (not run here), ImageNet-100 / ImageNet-1K: linear probing 84.8 / 75.1,

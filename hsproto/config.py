@@ -39,6 +39,7 @@ OPERATIONAL = (
     "tensorboard",
     "checkpoint_every_epochs",
     "scl_block",
+    "remat",
     "class_block",
     "model_axis",
     "snapshot_points",
@@ -109,6 +110,7 @@ def default() -> ConfigDict:
     c.width = 64  # channels of the first stage
     c.patch_size = 16  # of a ViT
     c.dtype = "float32"  # of the backbone: float32 | bfloat16
+    c.remat = False  # compute a block's insides again for the gradient, to save memory
     c.embedding = "pooled"  # pooled | signed | signed_bn
     c.embedding_dim = 0  # of a signed embedding; 0: the backbone's
     c.bn_groups = 1  # groups of the batch with separate BatchNorm statistics; 1: global

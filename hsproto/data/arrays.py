@@ -1,4 +1,4 @@
-"""Sources in memory: npz files, and the digits that come with scikit-learn."""
+"""Sources in memory: images and labels as arrays, and npz files of them."""
 
 from collections.abc import Iterable, Sequence
 
@@ -27,42 +27,6 @@ class ArraySource(Source):
         yield str(self.images.shape[1:]).encode()
         for start in range(0, len(rows), 1000):  # a block at a time, to need little memory
             yield self.images[rows[start : start + 1000]].tobytes()
-
-
-def load_digits(spec: DataSpec) -> Splits:
-    """Read scikit-learn's 1,797 handwritten digits, 8x8, gray, in memory.
-
-    Their 17 gray levels are scaled to 0..255. scikit-learn gives no split, so 360 images (20 %,
-    stratified) are drawn once, with a seed of their own, as the test set; the other 1,437 are the
-    training set, whatever the seed of the run is.
-
-    Raises:
-        UserError: `spec` calls them by another data set's name, or says where they are.
-    """
-    if spec.dataset != "digits":
-        raise UserError(
-            f"config key dataset={spec.dataset!r} with source='digits': that source holds "
-            "scikit-learn's digits alone. Use dataset=digits, or source=arrays, folder or tfds"
-        )
-    if spec.data_dir:
-        raise UserError(
-            f"config key data_dir={spec.data_dir} with source='digits', which come with "
-            "scikit-learn: leave it out, or use source=arrays, folder or tfds"
-        )
-    from sklearn.datasets import load_digits  # half a second that other sources need not pay
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    parts = train_test_split(
-        np.arange(len(images)), test_size=360, stratify=digits.target, random_state=0
-    )
-    train, test = map(np.sort, parts)
-    names = [str(digit) for digit in digits.target_names]
-    return Splits(
-        array_source(images[train], digits.target[train], names, "digits", spec),
-        array_source(images[test], digits.target[test], names, "digits", spec),
-    )
 
 
 def load_arrays(spec: DataSpec) -> Splits:

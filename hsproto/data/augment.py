@@ -48,7 +48,7 @@ def make_augment(config: Any) -> Callable[..., jax.Array]:
     def augment(keys, images, view=0):
         if config.crop_on == "host":
             images = images[:, view]
-        images = _unit_range(images, config)
+        _check(images, config)
         keys = keys if keys.ndim else jax.random.split(keys, images.shape[0])
         return jax.vmap(augment_one)(keys, images)
 
@@ -67,9 +67,9 @@ def make_preprocess(config: Any) -> Callable[[jax.Array], jax.Array]:
     size = config.image_size
 
     def preprocess(images):
-        images = _unit_range(images, config)
+        _check(images, config)
         top, left = _center_corner(images.shape[1:3], size)
-        return normalize(images[:, top : top + size, left : left + size])
+        return normalize(_unit_range(images[:, top : top + size, left : left + size]))
 
     return preprocess
 
@@ -77,16 +77,20 @@ def make_preprocess(config: Any) -> Callable[[jax.Array], jax.Array]:
 def _stages(config):
     """Return [(n, stage)] of the stages that are on: stage(n uniform numbers, image) -> image.
 
-    Images are [C, H, W] in 0..1 here.
+    Images are [C, H, W] in 0..1 here, except for the first stage, which cuts uint8: of what it
+    leaves out no float32 copy is made, unless resizing reads it.
     """
     size, scale, ratio = config.image_size, tuple(config.crop_scale), tuple(config.crop_ratio)
     cubic = config.interpolation == "bicubic"
     has_color = config.channels == 3
     strengths = tuple(config.jitter) if has_color else (*config.jitter[:2], 0.0, 0.0)
     if config.crop_on == "host" or not config_lib.has_random_crop(config):
-        stages = [(0, lambda uniforms, image: _center_crop(image, size))]
+        stages = [(0, lambda uniforms, image: _unit_range(_center_crop(image, size)))]
     else:
-        crop = functools.partial(random_crop, size=size, scale=scale, ratio=ratio, cubic=cubic)
+
+        def crop(uniforms, image):
+            return random_crop(uniforms, _unit_range(image), size, scale, ratio, cubic)
+
         stages = [(22, crop)]
     if config.flip:
         stages.append(_maybe(0.5, 0, lambda uniforms, image: image[:, :, ::-1]))
@@ -112,7 +116,7 @@ def _maybe(probability, count, stage):
     return (count + 1, applied) if probability else None
 
 
-def _unit_range(images, config):
+def _check(images, config):
     if images.dtype != jnp.uint8 or images.ndim != 4:
         raise ValueError(f"images must be uint8 [B, H, W, C]; got {images.dtype}{images.shape}")
     if min(images.shape[1:3]) < config.image_size or images.shape[3] != config.channels:
@@ -120,6 +124,9 @@ def _unit_range(images, config):
             f"images must be at least {config.image_size} px with {config.channels} channels "
             f"(config keys image_size, channels); got shape {images.shape}"
         )
+
+
+def _unit_range(images):
     return images.astype(jnp.float32) / 255
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from hsproto.config import INTERPOLATIONS
 from hsproto.data import class_lists, decode, loader, long_tail, subsets
 from hsproto.data import source as source_lib
-from hsproto.data.arrays import load_arrays, load_digits
+from hsproto.data.arrays import load_arrays
+from hsproto.data.digits import load_digits
 from hsproto.data.features import load_features, statistics
 from hsproto.data.folder import load_folder
 from hsproto.data.source import DataSpec, Splits, data_spec

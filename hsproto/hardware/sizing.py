@@ -99,8 +99,8 @@ def remedies(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (change, result) of each change tried that makes a config fit, by compiling it.
 
-    Of each kind of change the smallest that fits: `microbatches`, `dtype=bfloat16`, `scl_block`,
-    `class_block` and `model_axis` where classes are many, more chips.
+    Of each kind of change the smallest that fits: `microbatches`, `dtype=bfloat16`, `remat`,
+    `scl_block`, `class_block` and `model_axis` where classes are many, more chips.
     """
     for kind in _changes(config, topology):
         for text, changes, other in kind:
@@ -128,6 +128,8 @@ def _changes(config, topology):
     ]
     if config.dtype == "float32":
         kinds.append([("dtype=bfloat16", {"dtype": "bfloat16"}, topology)])
+    if not config.remat:
+        kinds.append([("remat=true", {"remat": True}, topology)])
     rows = config_lib.rows_per_step(config) // topology.chips
     if config.loss == "scl" and not config.scl_block and rows >= 8:
         kinds.append([(f"scl_block={rows // 8}", {"scl_block": rows // 8}, topology)])

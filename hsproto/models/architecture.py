@@ -69,6 +69,11 @@ def validate(config: Any, num_classes: int | None = None) -> None:
             f"embedding_dim={config.embedding_dim} does not go with embedding="
             f"'{config.embedding}': use 0, or embedding='signed', which can change the dimensions"
         )
+    if config.remat and config.backbone not in (*RESNETS, *VITS):
+        raise UserError(
+            f"remat=True does not go with backbone='{config.backbone}': use False, or a ResNet "
+            "or ViT, whose blocks can be computed again"
+        )
     if config.backbone in VITS and config.image_size % config.patch_size:
         raise UserError(
             f"patch_size={config.patch_size} does not divide image_size={config.image_size}: "

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from hsproto.models.layers import average_pool, batch_norm, conv
+from hsproto.models.layers import average_pool, batch_norm, conv, recomputed
 
 
 class ResidualBlock(nn.Module):
@@ -49,6 +49,7 @@ class ResNet(nn.Module):
     stem: str
     dtype: Any
     bn_groups: int = 1
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train):
@@ -65,7 +66,7 @@ class ResNet(nn.Module):
                 block = ResidualBlock(
                     self.kind, channels, stride, self.dtype, self.bn_groups, name=name
                 )
-                x = block(x, train)
+                x = recomputed(block, x, train) if self.remat and train else block(x, train)
         return average_pool(x)
 
 

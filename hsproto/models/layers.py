@@ -126,6 +126,31 @@ class GroupedBatchNorm(nn.Module):
         return normalize(rows, mean, variance).reshape(x.shape)
 
 
+def recomputed(block: nn.Module, x: jax.Array, *arguments: Any) -> jax.Array:
+    """Return block(x, *arguments), of whose insides nothing is kept for the gradient.
+
+    They are computed a second time when the gradient needs them, except for sums such as
+    BatchNorm's statistics, which are small and which devices exchange.
+    """
+
+    def apply(block, x):
+        return block(x, *arguments)
+
+    def forward(block, x):
+        return nn.vjp(nn.remat(apply, policy=_is_sum), block, x)
+
+    def backward(pull_back, slope):
+        # Only with all gradients of the block does the one before begin: XLA would put those of
+        # parameters off, and what they need of all blocks would lie in memory at once.
+        return jax.lax.optimization_barrier(pull_back(slope))
+
+    return nn.custom_vjp(apply, forward, backward)(block, x)
+
+
+def _is_sum(primitive, *_, **__):
+    return primitive is jax.lax.reduce_sum_p
+
+
 def average_pool(x: jax.Array) -> jax.Array:
     """Return the spatial mean, in float32."""
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -93,6 +93,8 @@ def build(config: Any, num_classes: int) -> Model:
       D >= K-1), "linear" (weights and bias, for cross entropy), "none"; "": the loss's default.
     - `projection`, for SCL and prototype softmax: "none", "linear" D->d, "mlp" D->D->d with ReLU.
     - `dtype`: that of the backbone's computations.
+    - `remat`: blocks of ResNets and ViTs compute their insides again for the gradient in place of
+      keeping them (`layers.recomputed`).
     - `bn_groups`, `microbatches`: see `batch_norm`; a microbatch has bn_groups / microbatches.
 
     Raises:
@@ -104,11 +106,13 @@ def build(config: Any, num_classes: int) -> Model:
     groups = max(1, config.bn_groups // config.microbatches)
     if config.backbone in RESNETS:
         kind, depths = RESNETS[config.backbone]
-        backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups)
+        backbone = ResNet(kind, depths, config.width, config.stem, dtype, groups, config.remat)
     elif config.backbone == "features":
         backbone = FeatureLayers(tuple(map(int, config.hidden_layers)))
     elif config.backbone in VITS:
-        backbone = VisionTransformer(config.patch_size, **VITS[config.backbone], dtype=dtype)
+        backbone = VisionTransformer(
+            config.patch_size, **VITS[config.backbone], dtype=dtype, remat=config.remat
+        )
     elif config.backbone in EFFICIENTNETS:
         backbone = EfficientNetLite(dtype, groups)
     else:

@@ -11,6 +11,7 @@ from hsproto.models.layers import (
     linear_init,
     patches_init,
     positions_init,
+    recomputed,
 )
 
 
@@ -58,10 +59,10 @@ class VisionTransformer(nn.Module):
     num_heads: int
     dtype: Any
     depth: int = 12
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, train):
-        del train
         x = nn.Conv(
             self.dim,
             (self.patch_size, self.patch_size),
@@ -78,6 +79,7 @@ class VisionTransformer(nn.Module):
         positions = self.param("pos_embedding", positions_init, (1, x.shape[1], self.dim))
         x = x + positions.astype(x.dtype)
         for i in range(self.depth):
-            x = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")(x)
+            block = TransformerBlock(self.num_heads, self.dtype, name=f"encoder_layer_{i}")
+            x = recomputed(block, x) if self.remat and train else block(x)
         # LayerNorm acts on each token, so only the returned one is normalized.
         return nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="ln")(x[:, 0])

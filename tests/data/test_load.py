@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import tfds_sets
 from PIL import Image
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from small_runs import ROOT
 
 from hsproto import config as config_lib
@@ -123,8 +125,22 @@ def test_digits_are_split_once_into_1437_and_360_with_every_class_in_its_share()
     original = np.round(load_digits().images.reshape(-1, 64) * 255 / 16)
     np.testing.assert_array_equal(both[np.lexsort(both.T)], original[np.lexsort(original.T)])
 
+    labels = load_digits().target
+    drawn = train_test_split(np.arange(1797), test_size=360, stratify=labels, random_state=0)
+    for split, rows in zip((train, test), map(np.sort, drawn), strict=True):
+        pixels = np.round(load_digits().images[rows] * (255 / 16)).astype(np.uint8)
+        np.testing.assert_array_equal(split.images[..., 0], pixels)
+        np.testing.assert_array_equal(split.labels, labels[rows])
+
     config.seed = 7
     np.testing.assert_array_equal(load_lib.load_splits(config).train.images, train.images)
+
+
+def test_reading_the_digits_imports_no_sklearn(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    load_lib.load_splits(make_config("digits", dataset="digits", channels=1))
+    assert "sklearn" not in sys.modules
 
 
 def test_known_mean_and_std_of_digits_are_those_of_its_training_images():

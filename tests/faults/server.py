@@ -14,8 +14,7 @@ import time
 
 
 def main():
-    for module in ("matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection"):
-        importlib.import_module(module)  # so that no child has to
+    importlib.import_module("matplotlib.pyplot")  # so that no child has to
     cli, figures, storage = (
         importlib.import_module(f"hsproto.{name}")
         for name in ("cli", "reporting.figures.runs", "runs.storage")

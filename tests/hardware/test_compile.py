@@ -107,7 +107,7 @@ def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
     def size(config, topology, log, fresh=False, save=None):
         if save is not None:  # the first
             return too_large
-        tried.append((config.microbatches, config.dtype, topology.name))
+        tried.append((config.microbatches, config.dtype, config.remat, topology.name))
         if config.microbatches == 2:
             raise UserError("does not divide")
         return compiled[0] | {"fits": config.microbatches == 4 or topology.chips > 8}
@@ -121,10 +121,11 @@ def test_a_run_that_does_not_fit_ends_with_status_1_and_what_makes_it_fit(
     assert [line.split()[0] for line in fitting] == ["microbatches=4", "cpux16"]
     assert "microbatches=2 cannot be tried: does not divide" in printed.err
     assert tried == [
-        (2, "float32", "cpux8"),
-        (4, "float32", "cpux8"),
-        (1, "bfloat16", "cpux8"),
-        (1, "float32", "cpux16"),
+        (2, "float32", False, "cpux8"),
+        (4, "float32", False, "cpux8"),
+        (1, "bfloat16", False, "cpux8"),
+        (1, "float32", True, "cpux8"),
+        (1, "float32", False, "cpux16"),
     ]
     assert "None of the changes" in tables.describe_remedies([])
 

@@ -6,9 +6,7 @@ import os
 import time
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["hsproto.train", "matplotlib.pyplot", "sklearn.datasets", "sklearn.model_selection"]
-)
+_context.set_forkserver_preload(["hsproto.train", "matplotlib.pyplot"])
 
 
 def start(arguments, environment, log, module="hsproto.train"):

@@ -595,6 +595,7 @@ def test_only_models_imports_flax():
         (dict(backbone="vit_s", patch_size=16), ["patch_size=16", "image_size=8"]),
         (dict(backbone="vit_s", patch_size=3), ["patch_size=3", "image_size=8"]),
         (dict(head="etf"), ["head='etf'", "num_classes=10", "9", "8"]),
+        (dict(remat=True), ["remat=True", "backbone='convnet'", "ResNet"]),
     ],
 )
 def test_a_config_that_is_no_model_is_refused_in_one_line(changes, words):

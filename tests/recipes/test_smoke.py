@@ -224,6 +224,9 @@ def small_run(request, tmp_path, monkeypatch):
     config = recipe(name, f"batch_size=8,eval_batch_size=40,log_every=1,{argument}")
     epoch = len(load_lib.load_splits(config).train) / config.batch_size
     config.epochs, config.warmup_epochs = 3 / epoch, min(config.warmup_epochs, 1 / epoch)
+    # One block a stage: whole networks are traced above, and compiling is most of what this takes.
+    for network, (kind, depths) in architecture.RESNETS.items():
+        monkeypatch.setitem(architecture.RESNETS, network, (kind, (1,) * len(depths)))
     # They take as long as the steps do; `test_train` has them drawn.
     monkeypatch.setattr(run_figures, "write_figures", lambda workdir, out: None)
     train_lib.train(config, tmp_path / "run")
