@@ -100,6 +100,14 @@ def test_sets_that_contradict_each_other_leave_a_claim_open():
     assert [cell.outcome for cell in verdict.cells] == [1, -1] and verdict.word == claims.OPEN
 
 
+def test_long_tails_are_compared_with_logits_that_are_adjusted():
+    tail = accuracies({"ce": 0.4, "ntce": 0.6}, study="longtail", variant="rho=0.1")
+    adjusted = accuracies({"ce": 0.8}, study="longtail_adjusted", variant="rho=0.1,adjusted")
+    (claim,) = (c for c in claims.CLAIMS["heads"] if c.second_study and c.first == "ntce")
+    for runs, word in ((tail, None), (tail + adjusted, claims.FAILS)):
+        assert claims.judge(claim, claims.Comparisons(records_of(runs))).word == word
+
+
 def test_what_was_not_run_has_no_verdict():
     assert judged(records_of(accuracies({"ce": 0.5})), "nonl", "ce").word is None
     one = [run_of("ce", 0, 0.5), run_of("nonl", 0, 0.9)]

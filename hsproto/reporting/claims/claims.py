@@ -29,6 +29,8 @@ class Claim(NamedTuple):
         second: The method that it is compared with.
         metric: What differs, as in the records; "accuracy" is by image.
         sign: 1: the first's is larger; -1: smaller; 0: they are level.
+        second_study: That of the second's runs, `study` with a suffix that its variants have, too;
+            empty: `study`.
     """
 
     text: str
@@ -38,6 +40,7 @@ class Claim(NamedTuple):
     second: str
     metric: str = "accuracy"
     sign: int = 1
+    second_study: str = ""
 
 
 _SPHERE = "normface", "ntce", "nonl"
@@ -60,6 +63,13 @@ _HEADS = (
     *_against("ce", ["scl_fp"], "is as accurate as", "Table 2", "accuracy", sign=0),
     *_accuracy("behind a hidden layer ", "Table 1", "mlp"),
     *_accuracy("on long tails ", "Table 6", "longtail"),
+    *(
+        Claim(
+            f"{{{first}}} is more accurate on long tails than {{ce}} with logit adjustment",
+            "", "longtail", first, "ce", second_study="longtail_adjusted",
+        )
+        for first in ("ntce", "nonl")
+    ),
     *_against("ce", _SPHERE, "collapses further (NC1) than", "Table 3", "accuracy", "nc1", -1),
     *_against("ntce", ["nonl"], "collapses further (NC1) than", "Table 3", "accuracy", "nc1", -1),
     *_against(
@@ -159,33 +169,46 @@ class Comparisons:
         return self._runs.get((study, dataset, variant, method), [])
 
     def between(
-        self, study: str, place: tuple[str, str], metric: str, first: str, second: str
+        self,
+        study: str,
+        place: tuple[str, str],
+        metric: str,
+        first: str,
+        second: str,
+        second_study: str = "",
     ) -> tuple[paired.Difference, float] | None:
         """Return (difference, p corrected over the methods compared with `second` there)."""
-        return self._family(study, place, metric, second).get(first)
+        return self._family(study, place, metric, second, second_study).get(first)
 
-    def _family(self, study, place, metric, second):
-        key = study, place, metric, second
+    def _family(self, *key):
         if key not in self._families:
-            other = self.runs(study, *place, second)
-            found = {
-                method: difference(self.runs(study, *place, method), other, metric)
-                for method in self._records.methods
-                if method != second
-            }
-            found = {method: gap for method, gap in found.items() if gap is not None}
+            found = self._differences(*key)
             corrected = paired.holm([gap.p for gap in found.values()])
             self._families[key] = dict(
                 zip(found, zip(found.values(), corrected, strict=True), strict=True)
             )
         return self._families[key]
 
+    def _differences(self, study, place, metric, second, second_study):
+        dataset, variant = place
+        if second_study:
+            variant += f",{second_study.removeprefix(study).strip('_')}"
+        other = self.runs(second_study or study, dataset, variant, second)
+        found = {
+            method: difference(self.runs(study, *place, method), other, metric)
+            for method in self._records.methods
+            if second_study or method != second
+        }
+        return {method: gap for method, gap in found.items() if gap is not None}
+
 
 def judge(claim: Claim, comparisons: Comparisons) -> Verdict:
     """Return what the records say on a claim."""
     cells = []
     for place in comparisons.places(claim.study):
-        found = comparisons.between(claim.study, place, claim.metric, claim.first, claim.second)
+        found = comparisons.between(
+            claim.study, place, claim.metric, claim.first, claim.second, claim.second_study
+        )
         if found is not None:
             where = ", ".join(filter(None, place))
             cells.append(Cell(where, *found, _outcome(claim.sign, *found)))
