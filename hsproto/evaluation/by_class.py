@@ -18,8 +18,9 @@ from hsproto.core import nearest
 from hsproto.models import classifier as classifier_lib
 from hsproto.parallel import mesh as mesh_lib
 
-# Of more classes, geometry is that of as many: it compares every class with every other.
-MOST_COMPARED = 10_000
+# Of more classes, geometry is that of as many: it decomposes matrices of every class with every
+# other, in a time that grows with the cube of their number.
+MOST_COMPARED = 4000
 
 
 def predict(
