@@ -216,7 +216,7 @@ def _remedies(results):
 
 def _cells(result):
     if "error" in result:
-        return (f"refused: {result['error']}", *("-",) * 8)
+        return (f"refused: {result['error'].rpartition('this: ')[2]}", *("-",) * 8)
     least = result["bound"]
     traffic, needed = result["traffic"], result["needed"]
     return (
