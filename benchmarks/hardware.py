@@ -51,7 +51,7 @@ RECIPES = (
     "scl_imagenet:dataset=imagenet2012",
 )
 HARDWARE = "v5e-64", "v5p-128", "h100x8"
-# Where memory is tightest: a TPU's compiler takes minutes for each.
+# A TPU's compiler takes minutes for each: the largest recipe where memory is least, and CIFAR.
 FLOAT32_ON_TPUS = (IMAGENET, "v5e-64"), (CIFAR, "v5e-64"), (CIFAR, "v5p-128")
 FLAX = "flax imagenet"
 CHANGED = {
@@ -189,7 +189,7 @@ def _recipes(results):
         "tail's step is CIFAR's, and the other classifier losses take what NONL takes, as the rows "
         "of NTCE and NormFace show. The recipes for a laptop are left out. The second generation "
         "of TPUs is v5p, as v6e's compiler crashes on CIFAR's step. Float32 is compiled for all on "
-        "H100, and for TPUs where it takes most. Memory, FLOPs and bytes are those of a step."
+        "H100; for TPUs, for ImageNet on v5e and for CIFAR. Memory, FLOPs and bytes are of a step."
         f"{note}\n\n{_table(columns, rows)}"
     )
 
