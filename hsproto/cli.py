@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import os
@@ -32,6 +33,7 @@ class Command(NamedTuple):
 
 
 NO_CACHE = "--no_compilation_cache"
+_OBJECTS_BETWEEN_SEARCHES = 50_000  # for cycles; Python's 700 take seconds of a short run
 _TRAIN, _MEASURE, _REPORT = "Train and use", "Measure", "Compare and inspect"
 COMMANDS = {
     "train": Command(
@@ -115,6 +117,8 @@ def _dispatch(argv):
             main_of_command = _load(name)
             if command.compiles and NO_CACHE not in rest and not _asks_for_help(rest):
                 compilation_cache.use()
+            # Tracing makes objects by the million, few of them in cycles.
+            gc.set_threshold(_OBJECTS_BETWEEN_SEARCHES, 20, 20)
             return main_of_command(rest)
 
 

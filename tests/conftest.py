@@ -30,11 +30,16 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import fcntl
+import gc
 import subprocess
 import sys
 
 import pytest
 from small_runs import ROOT, tiny_config
+
+# Tracing makes objects by the million, few of them in cycles: looking for those every 700 objects
+# takes a tenth of the time of a test.
+gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

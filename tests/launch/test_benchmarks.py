@@ -33,6 +33,12 @@ def test_losses(run):
     assert all(row["textbook/ours"]["median"] > 0 for row in report["rows"])
 
 
+@pytest.mark.slow
+def test_augmentation(run):
+    report, _ = run("augmentation", "--backbone=convnet", "--width=4", "--batch=8", "--rounds=1")
+    assert len(report["rows"]) == 2 and all(row["share"] > 0 for row in report["rows"])
+
+
 def test_classes(run):
     report, _ = run("classes", "memory", "--shape=32,64,8", "--class_block=16")
     assert report["value"] > 0 and min(report["gradients"]) > 0
