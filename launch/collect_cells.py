@@ -36,8 +36,8 @@ def _records(out, regime, studies):
         place = protocol.STUDIES[study].head, dataset, method
         if place not in trials:
             made = [_trial(cell, out) for cell in protocol.trials(*place)]
-            trials[place] = [trial for trial in made if trial]
-        if len(trials[place]) < protocol.HEADS[place[0]].trials:
+            trials[place] = made if all(made) else []  # half of them would choose other values
+        if not trials[place]:
             continue
         best = protocol.best([trial.held_out for trial in trials[place]])
         cells = protocol.runs(study, dataset, method, trials[place][best].values)
