@@ -42,16 +42,29 @@ def of_images(first: np.ndarray, second: np.ndarray) -> Difference:
     Raises:
         ValueError: They are of different shapes, or of less than two seeds.
     """
-    gaps = np.asarray(first, np.float32) - np.asarray(second, np.float32)
-    seeds, images = _at_least_two_seeds(gaps).shape
-    samples = np.empty(SAMPLES)
-    seed_counts = _counts(seeds)
-    for start in range(0, SAMPLES, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        # [samples, S]: each seed's difference on the sample's images.
-        by_seed = _counts(images)[rows].astype(np.float32) @ gaps.T / images
-        samples[rows] = (by_seed * seed_counts[rows]).sum(axis=1) / seeds
-    return _summary(float(gaps.mean()), samples, seeds)
+    if np.shape(first) != np.shape(second):
+        raise ValueError(f"shapes {np.shape(first)} and {np.shape(second)} are no pairs")
+    seeds, images = _at_least_two_seeds(np.asarray(first)).shape
+    # [SAMPLES, S], in whole numbers, so that differences of 0 are exactly that.
+    by_seed = _on_drawn_images(_key(first)) - _on_drawn_images(_key(second))
+    samples = (by_seed * _counts(seeds)).sum(axis=1) / (seeds * images)
+    mean = float(np.mean(first, dtype=float) - np.mean(second, dtype=float))
+    return _summary(mean, samples, seeds)
+
+
+def _key(right):
+    return np.packbits(np.asarray(right, bool), axis=1).tobytes(), np.shape(right)
+
+
+@functools.lru_cache(maxsize=256)  # 160 kB each; a method is compared with many
+def _on_drawn_images(key):
+    """How many of the images of each sample each seed has right, int64 [SAMPLES, S]."""
+    bits, (seeds, images) = key
+    packed = np.frombuffer(bits, np.uint8).reshape(seeds, -1)
+    right = np.unpackbits(packed, axis=1)[:, :images].astype(np.float32)
+    blocks = (_counts(images)[i : i + _BLOCK] for i in range(0, SAMPLES, _BLOCK))
+    # Below 2**24 float32 is exact.
+    return np.concatenate([block.astype(np.float32) @ right.T for block in blocks]).astype(int)
 
 
 def of_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
