@@ -20,6 +20,7 @@ import time
 import jax
 import numpy as np
 from PIL import Image
+from small_data import first_of_each
 
 from hsproto import cli
 from hsproto.data import loader
@@ -64,13 +65,6 @@ def _resized(pixels, side):
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))
 
 
-def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Return the rows of the first `count` images of each class, in order; 0: all."""
-    if not count:
-        return np.arange(len(labels))
-    return np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)]))
-
-
 def make(network: Network, npz: pathlib.Path, out: pathlib.Path, counts=(0, 0)) -> None:
     """Write the features of a set, of the first images of each class if `counts` says so."""
     data = dict(np.load(npz, allow_pickle=False))
@@ -80,7 +74,7 @@ def make(network: Network, npz: pathlib.Path, out: pathlib.Path, counts=(0, 0)) 
     start = time.monotonic()
     for split, prefix, count in (("train", "", counts[0]), ("test", "test_", counts[1])):
         labels = data[f"{split}_labels"]
-        rows = first_of_each_class(labels, count)
+        rows = first_of_each(labels, count)
         features = network.features(data[f"{split}_images"][rows])
         np.save(unfinished / f"{prefix}features.npy", features)
         np.save(unfinished / f"{prefix}labels.npy", labels[rows])

@@ -4,12 +4,13 @@ import json
 import pathlib
 
 import numpy as np
-from image_features import first_of_each_class
 from protocol import CLASSES, NEW_CLASSES, SHOTS, Cell
 from sklearn.linear_model import LogisticRegression
+from small_data import first_of_each
 
 from hsproto import inference
 from hsproto.evaluation import calibration, ood, retrieval
+from hsproto.evaluation.neighbors import kth_cosine
 
 TRANSFER_ROWS = 5000  # of each other set, the first of each class
 NEIGHBORS = 10_000  # training rows, as many of each class, among which the K-th neighbor is
@@ -27,9 +28,12 @@ class Set:
     def array(self, name: str) -> np.ndarray:
         return np.load(self._folder / f"{name}.npy", mmap_mode="r")
 
-    def embedded(self, run: inference.Run, prefix: str, rows: np.ndarray) -> np.ndarray:
-        """Return float32 [len(rows), D], of unit length."""
+    def embedded(
+        self, run: inference.Run, prefix: str, rows: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Return the embeddings float32 [N, D], of unit length, of some rows or of all."""
         features = self.array(f"{prefix}features")
+        rows = np.arange(len(features)) if rows is None else rows
         parts = [features[rows[i : i + _PART]] for i in range(0, len(rows), _PART)]
         return np.concatenate([run.embed(np.asarray(part)) for part in parts])
 
@@ -66,13 +70,14 @@ def _ood(cell, features, workdir):
     """Against the test sets of the others; CIFAR-10 and 100 share no class, but scenes."""
     run, data = inference.load(str(workdir)), Set(features / cell.set)
     prototypes = _unit(run.prototypes)
-    rows = first_of_each_class(np.asarray(data.array("labels")), NEIGHBORS // CLASSES[cell.set])
+    rows = first_of_each(np.asarray(data.array("labels")), NEIGHBORS // CLASSES[cell.set])
     train = data.embedded(run, "", rows)
 
     def scores(name):
         other = Set(features / name)
-        found = other.embedded(run, "test_", np.arange(len(other.array("test_labels"))))
-        return {"max_cosine": (found @ prototypes.T).max(axis=1), "knn": _kth_cosine(found, train)}
+        found = other.embedded(run, "test_")
+        neighbor = kth_cosine(found, train, min(K, len(train)))
+        return {"max_cosine": (found @ prototypes.T).max(axis=1), "knn": neighbor}
 
     own = scores(cell.set)
     return {
@@ -80,13 +85,6 @@ def _ood(cell, features, workdir):
         for name in _others(cell)
         for score, values in scores(name).items()
     }
-
-
-def _kth_cosine(queries, others):
-    """The cosine with the k-th nearest of others, float32 [N]."""
-    k = min(K, len(others))
-    parts = np.array_split(queries, max(1, len(queries) // 1000))
-    return np.concatenate([np.partition(part @ others.T, -k, axis=1)[:, -k] for part in parts])
 
 
 def _transfer(cell, features, workdir):
@@ -97,10 +95,10 @@ def _transfer(cell, features, workdir):
 
 def _transferred(run, data):
     labels = np.asarray(data.array("labels"))
-    rows = first_of_each_class(labels, TRANSFER_ROWS // len(np.unique(labels)))
+    rows = first_of_each(labels, TRANSFER_ROWS // len(np.unique(labels)))
     train = data.embedded(run, "", rows)
     test_labels = np.asarray(data.array("test_labels"))
-    test = data.embedded(run, "test_", np.arange(len(test_labels)))
+    test = data.embedded(run, "test_")
     held_out = np.arange(len(rows)) % 5 == 0
 
     def fitted(strength, where):
@@ -114,15 +112,18 @@ def _transferred(run, data):
     return float(fitted(best, np.ones(len(rows), bool)).score(test, test_labels))
 
 
+def _embedded_whole(cell, features, workdir):
+    """(embeddings, labels) of the whole training set and of the test set."""
+    run, data = inference.load(str(workdir)), Set(features / cell.set)
+    return [(data.embedded(run, p), np.asarray(data.array(f"{p}labels"))) for p in ("", "test_")]
+
+
 def _new_classes(cell, features, workdir):
     """All classes by class means; those of the classes not trained on from a few shots.
 
     The few rows are drawn by the seed. Class means classify for every loss, so that they compare.
     """
-    run, data = inference.load(str(workdir)), Set(features / cell.set)
-    labels, test_labels = (np.asarray(data.array(f"{p}labels")) for p in ("", "test_"))
-    test = data.embedded(run, "test_", np.arange(len(test_labels)))
-    train = data.embedded(run, "", np.arange(len(labels)))
+    (train, labels), (test, test_labels) = _embedded_whole(cell, features, workdir)
     known = CLASSES[cell.set] - NEW_CLASSES
     random, found = np.random.default_rng(cell.number), {}
     orders = {c: random.permutation(np.flatnonzero(labels == c)) for c in range(known, known + 10)}
@@ -141,10 +142,7 @@ def _new_classes(cell, features, workdir):
 
 def _fine_classes(cell, features, workdir):
     """The 100 classes by class means in an embedding that was trained on their 20 groups."""
-    run, data = inference.load(str(workdir)), Set(features / cell.set)
-    labels, test_labels = (np.asarray(data.array(f"{p}labels")) for p in ("", "test_"))
-    train = data.embedded(run, "", np.arange(len(labels)))
-    test = data.embedded(run, "test_", np.arange(len(test_labels)))
+    (train, labels), (test, test_labels) = _embedded_whole(cell, features, workdir)
     means = np.stack([train[labels == c].mean(axis=0) for c in range(CLASSES[cell.set])])
     right = (test @ _unit(means).T).argmax(axis=1) == test_labels
     return {"fine_class_means": float(right.mean())}

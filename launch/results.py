@@ -34,16 +34,12 @@ def job(name, cells, args):
     listed = folder / "cells.json"
 
     def result():
-        return (
-            f"{len(cells)} runs" if all(protocol.is_finished(c, args.out) for c in cells) else None
-        )
+        finished = all(protocol.is_finished(cell, args.out) for cell in cells)
+        return f"{len(cells)} runs" if finished else None
 
     def begin():
-        work = {
-            name: value and str(value.resolve())
-            for name, value in vars(args).items()
-            if name in ("features", "images", "out")
-        }
+        places = {"features": args.features, "images": args.images, "out": args.out}
+        work = {name: path and str(path.resolve()) for name, path in places.items()}
         work["cells"] = cells
         listed.write_text(json.dumps(work, indent=1))
 

@@ -28,10 +28,9 @@ def halve(images):
     return np.round(pixels.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
-def first_of_each(labels, num_classes, total):
-    """Return the rows of the first total/num_classes images of each class, ascending."""
-    count = total // num_classes
-    rows = [np.flatnonzero(labels == label)[:count] for label in range(num_classes)]
+def first_of_each(labels, count):
+    """Return the rows of the first `count` images of each class, ascending; 0: all rows."""
+    rows = [np.flatnonzero(labels == label)[: count or None] for label in np.unique(labels)]
     return np.sort(np.concatenate(rows))
 
 
@@ -43,17 +42,16 @@ def shrink(arrays):
 
 def reduce(arrays, total):
     """Return arrays with `total` of their training images."""
-    rows = first_of_each(arrays["train_labels"], len(arrays["class_names"]), total)
+    rows = first_of_each(arrays["train_labels"], total // len(arrays["class_names"]))
     return arrays | {key: arrays[key][rows] for key in ("train_images", "train_labels")}
 
 
 def hold_out(arrays):
     """Return arrays whose test set is every tenth image of each class of the training set."""
     labels = arrays["train_labels"]
-    number = np.empty(len(labels), int)  # of an image within its class
+    held_out = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        number[labels == label] = np.arange(np.sum(labels == label))
-    held_out = number % 10 == 9
+        held_out[np.flatnonzero(labels == label)[9::10]] = True
     parts = {"train": ~held_out, "test": held_out}
     return arrays | {
         f"{split}_{kind}": arrays[f"train_{kind}"][rows]

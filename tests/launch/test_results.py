@@ -51,8 +51,8 @@ def test_methods_on_the_sphere_share_their_trials():
 
 def test_images_are_taken_by_class_and_have_three_channels():
     labels = np.array([1, 0, 1, 0, 0, 1])
-    assert image_features.first_of_each_class(labels, 2).tolist() == [0, 1, 2, 3]
-    assert image_features.first_of_each_class(labels, 0).tolist() == list(range(6))
+    assert small_data.first_of_each(labels, 2).tolist() == [0, 1, 2, 3]
+    assert small_data.first_of_each(labels, 0).tolist() == list(range(6))
     grey = np.full((4, 4, 1), 7, np.uint8)
     assert (image_features._resized(grey, 8) == 7).all()
     assert image_features._resized(grey, 8).shape == (8, 8, 3)
