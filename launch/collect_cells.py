@@ -7,6 +7,7 @@ import platform
 
 import numpy as np
 import protocol
+import recorded
 
 from hsproto.reporting.claims import records
 from hsproto.runs import predictions_file
@@ -19,36 +20,61 @@ _TEST = ("accuracy", "accuracy_class_means", "accuracy_many", "accuracy_medium",
 
 
 def collect(out: pathlib.Path, folder: pathlib.Path) -> int:
-    """Write the records of all finished trials and runs, a file per regime that has any."""
+    """Add all finished trials and runs to the records of a folder, a file per regime.
+
+    What stands there and is not in `out` is kept.
+    """
     for regime, studies in protocol.REGIMES.items():
-        found = _records(out, regime, studies)
+        path = folder / f"{regime}.json"
+        before = records.read(path) if path.exists() else None
+        found = _records(out, regime, studies, before)
         if found.trials:
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"{regime}.json"
             records.write(str(path), found)
             print(f"{path}: {len(found.trials)} trials, {len(found.runs)} runs")
     return 0
 
 
-def _records(out, regime, studies):
+def _records(out, regime, studies, before):
     trials, runs, versions = {}, [], {}
+    old_trials = {trial[:4]: trial for trial in before.trials} if before else {}
+    old_runs = {(*run[:5], run.seed): run for run in before.runs} if before else {}
     for study, dataset, method in protocol.groups(studies):
         place = protocol.STUDIES[study].head, dataset, method
         if place not in trials:
-            made = [_trial(cell, out) for cell in protocol.trials(*place)]
+            made = [
+                _trial(cell, out) or _kept(cell, old_trials.get((*place, cell.number)))
+                for cell in protocol.trials(*place)
+            ]
             trials[place] = made if all(made) else []  # half of them would choose other values
         if not trials[place]:
             continue
         best = protocol.best([trial.held_out for trial in trials[place]])
-        cells = protocol.runs(study, dataset, method, trials[place][best].values)
-        runs += filter(None, (_run(cell, out, versions) for cell in cells))
+        for cell in protocol.runs(study, dataset, method, trials[place][best].values):
+            key = study, *place, cell.variant, cell.number
+            if run := _run(cell, out, versions) or _kept(cell, old_runs.get(key)):
+                runs.append(run)
     methods = {
         name: records.Method(method.title, method.values["loss"])
         for name, method in protocol.METHODS.items()
     }
     listed = [trial for made in trials.values() for trial in made]
-    found = versions | _machine()
-    return records.Records(regime, protocol.BASELINE, methods, listed, runs, found)
+    made_with = _merged(before.made_with if before else {}, versions | _machine())
+    return records.Records(regime, protocol.BASELINE, methods, listed, runs, made_with)
+
+
+def _kept(cell, before):
+    if before:
+        recorded.check(cell, before.values)
+    return before
+
+
+def _merged(old, new):
+    """What both were made with; where it is not the same, both."""
+    return old | {
+        name: " and ".join(dict.fromkeys([*filter(None, old.get(name, "").split(" and ")), value]))
+        for name, value in new.items()
+    }
 
 
 def _summary(folder):

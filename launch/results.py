@@ -10,8 +10,10 @@
 First each method's values are chosen by trials, then the study's runs are trained with them and
 measured. Groups of runs share a process; --jobs of these are at work at a time, each on its own
 cores. What is finished is not repeated, so that the same command continues a stopped study; --until
-starts no group after so many minutes. --collect writes what the tables of docs/results are made of,
-FOLDER/heads.json and scratch.json: `hsproto report docs/results/heads.json --out=DIR` makes them.
+starts no group after so many minutes. --collect adds what is finished to FOLDER/heads.json and
+scratch.json, of which the tables of docs/results are made: `hsproto report docs/results/heads.json
+--out=DIR` makes them. What --records=FOLDER holds of these is not run either, so that a study can
+be extended on another machine: --records=docs/results.
 Exit status: 0 if all is finished, 2 for a mistake in the flags, else 1.
 """
 
@@ -24,8 +26,13 @@ import time
 import protocol
 from interpreter import interpreter
 from jobs import Job, make_parser, make_pool, owned, read_value, usage
+from recorded import Recorded
 
 HERE = pathlib.Path(__file__).resolve().parent
+
+
+def is_finished(cell, args):
+    return cell in args.records or protocol.is_finished(cell, args.out)
 
 
 def job(name, cells, args):
@@ -34,22 +41,27 @@ def job(name, cells, args):
     listed = folder / "cells.json"
 
     def result():
-        finished = all(protocol.is_finished(cell, args.out) for cell in cells)
+        finished = all(is_finished(cell, args) for cell in cells)
         return f"{len(cells)} runs" if finished else None
 
     def begin():
         places = {"features": args.features, "images": args.images, "out": args.out}
         work = {name: path and str(path.resolve()) for name, path in places.items()}
-        work["cells"] = cells
+        work["cells"] = [cell for cell in cells if cell not in args.records]
         listed.write_text(json.dumps(work, indent=1))
 
     command = [interpreter(), str(HERE / "train_cells.py"), str(listed)]
     return Job(command, folder, result, begin)
 
 
-def validation_accuracies(cells, out):
+def validation_accuracies(cells, args):
     """Return the accuracies of trials on held-out rows, None for those that diverged."""
-    return [read_value(out / cell.name / "summary.json", "test", "accuracy") for cell in cells]
+    return [
+        args.records.held_out(cell)
+        if cell in args.records
+        else read_value(args.out / cell.name / "summary.json", "test", "accuracy")
+        for cell in cells
+    ]
 
 
 def trial_jobs(args, groups):
@@ -68,9 +80,9 @@ def run_jobs(args, groups):
     for study, dataset, method in groups:
         head = protocol.STUDIES[study].head
         trials = protocol.trials(head, dataset, method)
-        if all(protocol.is_finished(cell, args.out) for cell in trials):
+        if all(is_finished(cell, args) for cell in trials):
             try:
-                best = protocol.best(validation_accuracies(trials, args.out))
+                best = protocol.best(validation_accuracies(trials, args))
             except ValueError as error:
                 print(f"{study} {dataset} {method}: {error}")
                 continue
@@ -87,7 +99,10 @@ def flags_mistake(args, sets):
         if unknown := [name for name in given if name not in known]:
             return f"{unknown[0]} must be one of: {', '.join(known)}"
     if args.collect:
-        return None if (args.out / "trials").is_dir() else f"--out={args.out} holds no study"
+        held = any((args.out / name).is_dir() for name in ("trials", *protocol.STUDIES))
+        return None if held else f"--out={args.out} holds no study"
+    if args.records and not any(args.records.glob("*.json")):
+        return f"--records={args.records} holds no records"
     of_images = [
         name for name in args.studies if protocol.HEADS[protocol.STUDIES[name].head].recipe
     ]
@@ -113,6 +128,7 @@ def main():
     parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     parser.add_argument("--collect", type=pathlib.Path, metavar="FOLDER")
+    parser.add_argument("--records", type=pathlib.Path, metavar="FOLDER", help="as --collect wrote")
     parser.set_defaults(gpus=None)
     args = parser.parse_args()
     args.studies = args.studies or list(protocol.REGIMES["heads"])
@@ -123,6 +139,7 @@ def main():
         import collect_cells  # hsproto's packages, which launchers do without
 
         return collect_cells.collect(args.out, args.collect)
+    args.records = Recorded(args.records)
     groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
     end = time.monotonic() + 60 * args.until if args.until else None
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))

@@ -11,6 +11,7 @@ import collect_cells
 import image_features
 import measure_cells
 import protocol
+import recorded
 import small_data
 import train_cells
 import verify
@@ -123,6 +124,35 @@ def test_a_study_goes_from_trials_to_verdicts(features, tmp_path, monkeypatch):
 
     (tmp_path / "README.md").write_text("nothing yet")
     assert verify.verify(tmp_path) == 1
+
+
+def test_what_is_recorded_is_not_run_again_and_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setitem(protocol.HEADS, "linear", protocol.HEADS["linear"]._replace(trials=2))
+    place = "linear", "cifar10", "nonl"
+    trials = [
+        records.Trial(*place, i, protocol.drawn("linear", "nonl", i), 0.5, {}) for i in range(2)
+    ]
+    cell = protocol.runs("accuracy", "cifar10", "nonl", trials[0].values)[3]
+    values = {k: v for k, v in cell.values.items() if k not in ("seed", "snapshot_points")}
+    run = records.Run("accuracy", *place, "", 3, values, {"accuracy": 0.5}, np.array([True, False]))
+    methods = {"nonl": records.Method("NONL", "nonl")}
+    stored = records.Records("heads", "ce", methods, trials, [run], {"jax": "0", "python": "3.11"})
+    records.write(str(tmp_path / "heads.json"), stored)
+    known = recorded.Recorded(tmp_path)
+    assert len(known) == 3 and cell in known
+    assert cell._replace(number=4) not in known
+    assert known.held_out(protocol.trials("linear", "cifar10", "nonl")[1]) == 0.5
+
+    collect_cells.collect(tmp_path / "nothing", tmp_path)
+    kept = records.read(tmp_path / "heads.json")
+    assert kept.trials == stored.trials
+    assert [r._replace(right=0) for r in kept.runs] == [run._replace(right=0)]
+    assert kept.made_with["jax"] == "0" and "CPU" in kept.made_with["machine"]
+    assert collect_cells._merged({"jax": "0"}, {"jax": "1"}) == {"jax": "0 and 1"}
+
+    other = cell._replace(values=cell.values | {"temperature": "7"})
+    with pytest.raises(SystemExit):
+        other in known  # noqa: B015
 
 
 @pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no records of a study")
