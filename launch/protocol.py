@@ -106,7 +106,7 @@ HEADS = {
         recipe="small",
         trials=6,
         seeds=range(3),
-        trial_values={"epochs": "8"},
+        trial_values={"epochs": "5", "warmup_epochs": "1"},
         search={"ce": {"base_lr": Range(0.03, 1.0)}}
         | dict.fromkeys(("normface", "ntce", "nonl"), _STEEP),
     ),

@@ -87,14 +87,15 @@ def run_jobs(args, groups):
                 print(f"{study} {dataset} {method}: {error}")
                 continue
             cells = protocol.runs(study, dataset, method, protocol.drawn(head, method, best))
+            cells = cells if args.seeds is None else [c for c in cells if c.number < args.seeds]
             found[f"{study},{dataset},{method}"] = job(f"{study},{dataset},{method}", cells, args)
     return found
 
 
 def flags_mistake(args, sets):
     """Return what is wrong with the flags, or None."""
-    if not args.out or args.jobs < 1:
-        return "--out is needed, and --jobs must be at least 1"
+    if not args.out or args.jobs < 1 or (args.seeds is not None and args.seeds < 1):
+        return "--out is needed, and --jobs and --seeds must be at least 1"
     for given, known in ((args.studies, protocol.STUDIES), (sets, protocol.SETS)):
         if unknown := [name for name in given if name not in known]:
             return f"{unknown[0]} must be one of: {', '.join(known)}"
@@ -125,6 +126,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
     parser.add_argument("--sets", default=",".join(protocol.SETS), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=1, help="groups of runs at a time")
+    parser.add_argument("--seeds", type=int, help="0..N-1 of each run; default: the protocol's")
     parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     parser.add_argument("--collect", type=pathlib.Path, metavar="FOLDER")

@@ -186,4 +186,4 @@ def test_trials_from_scratch_are_measured_on_training_images_alone():
     assert not set(found["train_images"].ravel()) & set(found["test_images"].ravel())
     for cell in protocol.trials("scratch", "cifar10", "nonl"):
         config = train_cells.make_config(cell, train_cells.Data(None, ROOT))
-        assert config.data_dir == str(ROOT / "held_out") and config.epochs == 8
+        assert config.data_dir == str(ROOT / "held_out") and config.epochs == 5
