@@ -23,6 +23,7 @@ from hsproto.runs import config_file, data_file, metrics_log, predictor_file
 from hsproto.runs import summary as summary_lib
 
 BATCH_SIZE = 64  # images in memory at a time
+FEATURE_ROWS = 1024  # the same of features, where there are more than BATCH_SIZE
 
 
 class Predictions(NamedTuple):
@@ -263,10 +264,15 @@ class Run:
         The last batch is padded, so that one program is compiled; one image alone has its own.
         """
         images = intake.listed(images, self._spec)
+        of_features = self._spec.source == "features"
         size = 1 if len(images) == 1 else BATCH_SIZE
+        if of_features and len(images) > BATCH_SIZE:
+            size = FEATURE_ROWS
         for start in range(0, len(images), size):
-            found = intake.read_all(images[start : start + size], self._spec)
-            dtype = np.float32 if self._spec.source == "features" else np.uint8
+            found = images[start : start + size]
+            if not of_features:
+                found = intake.read_all(found, self._spec)
+            dtype = np.float32 if of_features else np.uint8
             pixels = np.zeros((size, *_image_shape(self._spec)), dtype)
             for row, image in enumerate(found):
                 if isinstance(image, UnreadableImage):

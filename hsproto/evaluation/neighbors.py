@@ -11,6 +11,7 @@ from hsproto.evaluation.row_blocks import row_blocks
 
 # Cosines of a block of images with all training features: 256 MB of float32.
 _BLOCK_ELEMENTS = 2**26
+_PART_ELEMENTS = 2**18
 
 _cosines = jax.jit(numerics.cosines)
 
@@ -48,12 +49,21 @@ def kth_cosine(
         where: bool [M], the rows of `others` that count.
         on_host: as in `cosine_blocks`.
     """
-    where = np.ones(others.shape[0], bool) if where is None else where
     blocks = cosine_blocks(features, others, _BLOCK_ELEMENTS, on_host)
     # On the host: lax.top_k takes 15 times as long on CPUs.
     return np.concatenate(
-        [np.partition(cosines[:, where], -k, axis=1)[:, -k] for _, cosines in blocks]
+        [
+            np.partition(rows if where is None else rows[:, where], -k, axis=1)[:, -k]
+            for _, cosines in blocks
+            for rows in _in_parts(cosines)
+        ]
     )
+
+
+def _in_parts(cosines):
+    """Rows few enough for copies to stay in a cache: half the time on 10,000 columns."""
+    step = max(1, _PART_ELEMENTS // cosines.shape[1])
+    return (cosines[i : i + step] for i in range(0, len(cosines), step))
 
 
 def nearest(cosines: np.ndarray, count: int) -> np.ndarray:
