@@ -11,6 +11,7 @@ from small_data import first_of_each
 from hsproto import inference
 from hsproto.evaluation import calibration, ood, retrieval
 from hsproto.evaluation.neighbors import kth_cosine
+from hsproto.evaluation.robustness import CORRUPTIONS
 
 TRANSFER_ROWS = 5000  # of each other set, the first of each class
 NEIGHBORS = 10_000  # training rows, as many of each class, among which the K-th neighbor is
@@ -148,6 +149,20 @@ def _fine_classes(cell, features, workdir):
     return {"fine_class_means": float(right.mean())}
 
 
+def _corruptions(cell, features, workdir):
+    """Accuracy on corrupted test images, means over five strengths, and on the same as they are."""
+    run, folder = inference.load(str(workdir)), features / "corrupted" / cell.set
+    labels = np.load(folder / "labels.npy")
+
+    def accuracy(name):
+        stored = np.load(folder / f"{name}.npy")
+        return float(np.mean([run.predict(rows).labels == labels for rows in stored]))
+
+    found = {name: accuracy(name) for name in ("none", *CORRUPTIONS)}
+    mean = float(np.mean([found[name] for name in CORRUPTIONS]))
+    return {"corrupted": mean} | {f"on_{name}": value for name, value in found.items()}
+
+
 def _unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
@@ -159,4 +174,5 @@ _MEASURES = {
     "transfer": _transfer,
     "new_classes": _new_classes,
     "fine_classes": _fine_classes,
+    "corruptions": _corruptions,
 }

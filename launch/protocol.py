@@ -57,6 +57,7 @@ METHODS = {
     "scl_fp": Method("SCL+FP", {"loss": "scl"}, _SPHERE),
 }
 BASELINE = "ce"
+QUEUED = ("ntce", "nonl")  # whose negatives are instances, past ones too
 
 
 class Head(NamedTuple):
@@ -126,6 +127,7 @@ class Study(NamedTuple):
         methods: The methods.
         variants: {name: further values of the config}, each with all seeds.
         measure: What is measured on each run beside accuracy and geometry, of `measure_cells.py`.
+        seeds: None: the head's.
     """
 
     title: str
@@ -134,11 +136,25 @@ class Study(NamedTuple):
     methods: tuple[str, ...]
     variants: dict[str, dict[str, str]]
     measure: tuple[str, ...] = ()
+    seeds: range | None = None
 
 
 ALL = tuple(METHODS)
 # Of fewer rows: twice the epochs.
 _TAILS = {f"rho={ratio}": {"imbalance_factor": ratio, "epochs": "20"} for ratio in RATIOS}
+# In the place of what was chosen.
+_CAUSES = {
+    f"batch {size}, temperature {temperature}": {"batch_size": size, "temperature": temperature}
+    for size in ("128", "2048")
+    for temperature in ("0.05", "0.1", "0.2")
+} | {
+    "8 images per class": {"sampler": "classes", "images_per_class": "8"},
+    "32 images per class": {"sampler": "classes", "images_per_class": "32"},
+    "no weight decay": {"weight_decay": "0"},
+    "weight decay 0.003": {"weight_decay": "0.003"},
+    "ReLU": {"embedding": "pooled", "hidden_layers": "128"},
+    "queue of 4096": {"queue_size": "4096"},
+}
 # In the order in which they are run.
 STUDIES = {
     "accuracy": Study(
@@ -179,6 +195,22 @@ STUDIES = {
         ALL,
         {"coarse": {"class_groups": "cifar100_coarse"}},
         ("fine_classes",),
+    ),
+    "robustness": Study(
+        "corrupted test images",
+        "linear",
+        ("cifar100",),
+        ALL,
+        {"": {}},
+        ("corruptions",),
+    ),
+    "causes": Study(
+        "what accuracy depends on beside the loss",
+        "linear",
+        ("cifar100",),
+        ("normface", "ntce", "nonl"),
+        _CAUSES,
+        seeds=range(3),
     ),
     "mlp": Study(
         "accuracy and geometry behind a hidden layer", "mlp", ("cifar100",), ALL, {"": {}}
@@ -260,7 +292,9 @@ def runs(study: str, dataset: str, method: str, chosen: dict[str, str]) -> list[
     rows = STUDIES[study]
     found, of = [], HEADS[rows.head]
     for variant, further in rows.variants.items():
-        for seed in of.seeds:
+        if "queue_size" in further and method not in QUEUED:
+            continue
+        for seed in rows.seeds or of.seeds:
             values = of.values | METHODS[method].values | chosen | further
             values |= {"seed": str(seed), "snapshot_points": "0"}
             name = f"{study}/{dataset}/{method}/{variant or 'all'},seed={seed}"

@@ -2,6 +2,7 @@
 """Run the studies behind docs/results, by the protocol of docs/results/protocol.md.
 
   python launch/image_features.py --from=NPZ --out=FEATURES
+  python launch/corrupted_features.py --from=NPZ --out=FEATURES
   python launch/results.py --features=FEATURES --out=runs/results [STUDY ...] [--jobs=2]
   python launch/small_data.py --from=NPZ --out=SMALL cifar100 cifar10
   python launch/results.py --images=SMALL --out=runs/results scratch
@@ -115,7 +116,11 @@ def flags_mistake(args, sets):
         return "--features is needed: launch/image_features.py makes them"
     # Runs are measured on all sets.
     missing = [name for name in protocol.SETS if not (args.features / name).is_dir()]
-    return f"--features={args.features} has no folder {missing[0]}" if missing else None
+    if missing:
+        return f"--features={args.features} has no folder {missing[0]}"
+    if "robustness" in args.studies and not (args.features / "corrupted").is_dir():
+        return f"robustness needs --features={args.features}/corrupted: see corrupted_features.py"
+    return None
 
 
 def main():

@@ -1,6 +1,7 @@
 """The protocol is the same for all methods and reads no test set for choosing; its runs work."""
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from small_runs import ROOT
 
 sys.path.insert(0, str(ROOT / "launch"))
 import collect_cells
+import corrupted_features
 import image_features
 import measure_cells
 import protocol
@@ -55,16 +57,16 @@ def test_images_are_taken_by_class_and_have_three_channels():
     assert small_data.first_of_each(labels, 2).tolist() == [0, 1, 2, 3]
     assert small_data.first_of_each(labels, 0).tolist() == list(range(6))
     grey = np.full((4, 4, 1), 7, np.uint8)
-    assert (image_features._resized(grey, 8) == 7).all()
-    assert image_features._resized(grey, 8).shape == (8, 8, 3)
+    assert (image_features.resized(grey, 8) == 7).all()
+    assert image_features.resized(grey, 8).shape == (8, 8, 3)
 
 
 def test_runs_differ_from_each_other_in_method_seed_and_variant_alone():
     for study, dataset, method in GROUPS:
         cells = first_runs(study, dataset, method)
         assert len({cell.name for cell in cells}) == len(cells)
-        of = protocol.HEADS[protocol.STUDIES[study].head]
-        assert {cell.number for cell in cells} == set(of.seeds)
+        of = protocol.STUDIES[study]
+        assert {cell.number for cell in cells} == set(of.seeds or protocol.HEADS[of.head].seeds)
         assert all("validation_share" not in cell.values for cell in cells)
 
 
@@ -175,6 +177,40 @@ def test_no_figure_of_the_test_set_chose_the_values_of_the_committed_runs():
 @pytest.mark.skipif(not list(RESULTS.glob("*.json")), reason="no records of a study")
 def test_the_committed_tables_are_those_of_the_records():
     assert verify.verify(RESULTS) == 0
+
+
+def test_corrupted_images_are_measured_by_kind_and_strength(tmp_path, monkeypatch):
+    class Network:
+        side = 8
+
+        def features(self, images):
+            return images.reshape(len(images), -1)[:, :4].astype(np.float32)
+
+    def corrupt(image, name, strength, seed):
+        return np.full_like(image, strength if name == "fog" else seed)
+
+    monkeypatch.setattr(corrupted_features.corruptions, "corrupt", corrupt)
+    labels = np.arange(12) % 3
+    images = np.repeat(np.arange(12, dtype=np.uint8), 64).reshape(12, 8, 8)
+    np.savez(tmp_path / "cifar100.npz", test_images=images, test_labels=labels)
+    folder = tmp_path / "corrupted/cifar100"
+    corrupted_features.make(Network(), tmp_path / "cifar100.npz", folder, 6)
+    assert np.load(folder / "labels.npy").tolist() == [0, 1, 2, 0, 1, 2]
+    assert np.load(folder / "none.npy").shape == (1, 6, 4)
+    assert np.load(folder / "fog.npy")[:, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert np.load(folder / "snow.npy")[0, :, 0].tolist() == list(range(6))
+
+    class Run:
+        def predict(self, rows):  # right wherever fog is not stronger than 2
+            right = np.arange(len(rows)) % 3
+            wrong = rows[:, 0].min() == rows[:, 0].max() > 2
+            return types.SimpleNamespace(labels=right + wrong)
+
+    monkeypatch.setattr(measure_cells.inference, "load", lambda workdir: Run())
+    cell = protocol.Cell("", "cifar100", "linear", "nonl", "robustness", "", 0, {}, ())
+    found = measure_cells._corruptions(cell, tmp_path, tmp_path)
+    assert found["on_none"] == found["on_snow"] == 1 and found["on_fog"] == pytest.approx(0.4)
+    assert found["corrupted"] == pytest.approx(1 - 0.6 / 15)
 
 
 def test_trials_from_scratch_are_measured_on_training_images_alone():

@@ -93,6 +93,10 @@ _HEADS = (
         "ce", (*_SPHERE, "scl_fp"), "takes up new classes better from 10 images than",
         "", "new_classes", "new_10_shot",
     ),
+    *_against(
+        "ce", _SPHERE, "is more accurate on corrupted images than",
+        "Table 5", "robustness", "corrupted",
+    ),
     # Two causes, in pairs that differ in one of them: without the own class, with instances.
     *_against("normface", ["decoupled_normface"], "is more accurate than", "", "accuracy"),
     *_against("ntce", ["nonl"], "is more accurate than", "", "accuracy"),

@@ -28,6 +28,8 @@ _PERCENT = {
     "new_all_shots": "new classes, all",
     "old_10_shot": "old classes, after 10",
     "fine_class_means": "100 classes by class means",
+    "on_none": "not corrupted",
+    "corrupted": "15 corruptions",
 }
 _GEOMETRY = (
     "nc1", "test_nc1", "erank_inter", "erank_weights", "weight_alignment",
@@ -45,6 +47,7 @@ _MEASURED = {
     "new_classes": ("new_1_shot", "new_10_shot", "new_all_shots", "old_10_shot"),
     "coarse": ("fine_class_means",),
     "mlp": ("accuracy_class_means", "train_accuracy"),
+    "robustness": ("on_none", "corrupted"),
     "scratch": (
         "accuracy_class_means", "train_accuracy", "ece", "ece_fitted", "recall@1", "map@r",
     ),
@@ -57,6 +60,12 @@ def build(records: Records) -> list[Table]:
     tables = [verdicts(records, comparisons)]
     studies = dict.fromkeys(run.study for run in records.runs)
     for study in studies:
+        if study == "causes":
+            tables += [
+                variants(records, comparisons, study, dataset)
+                for dataset in dict.fromkeys(dataset for dataset, _ in comparisons.places(study))
+            ]
+            continue
         tables.append(accuracies(records, comparisons, study))
         if measured := _MEASURED.get(study):
             tables.append(measures(records, comparisons, study, measured))
@@ -175,6 +184,46 @@ def _title(metric):
         return _PERCENT[metric]
     test, name = metric.startswith("test_"), metric.removeprefix("test_")
     return f"{METRICS[name].title or name.upper()}{', test' if test else ''}"
+
+
+def variants(records: Records, comparisons: Comparisons, study: str, dataset: str) -> Table:
+    """Return what other values in the place of the chosen ones do to accuracy and NC1."""
+    names = [variant for place, variant in comparisons.places(study) if place == dataset]
+    methods = [
+        method
+        for method in records.methods
+        if any(comparisons.runs(study, dataset, name, method) for name in names)
+    ]
+    chosen_runs = {method: comparisons.runs("accuracy", dataset, "", method) for method in methods}
+    rows = [(("as chosen",), _cells_of_variant(chosen_runs, {}))]
+    for name in names:
+        runs = {method: comparisons.runs(study, dataset, name, method) for method in methods}
+        rows.append(((name,), _cells_of_variant(runs, chosen_runs)))
+    columns = [
+        f"{records.methods[method].title}{what}"
+        for method in methods
+        for what in ("", ", less as chosen", ", NC1")
+    ]
+    note = (
+        "Test accuracy in percent and NC1 of the training set, mean ± sample standard deviation "
+        "over seeds; differences paired by seed and test image, 95 % intervals, not corrected."
+    )
+    return Table(
+        f"{study}_{dataset}", f"Causes: {dataset}", note, ("in place of what was chosen",),
+        tuple(columns), rows,
+    )  # fmt: skip
+
+
+def _cells_of_variant(runs, others):
+    cells = []
+    for method, found in runs.items():
+        gap = claims_lib.difference(found, others.get(method, []), "accuracy")
+        cells += [
+            _mean(found, "accuracy"),
+            _interval(gap, "accuracy") if gap else None,
+            _mean(found, "nc1"),
+        ]
+    return tuple(cells)
 
 
 def choices(records: Records) -> Table:
