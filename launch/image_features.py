@@ -54,8 +54,8 @@ class Network:
         return np.concatenate(parts)
 
     def _part(self, images):
-        resized = np.stack([resized(pixels, self.side) for pixels in images])
-        source = ArraySource(resized, np.zeros(len(images), np.int64), np.array(["0", "1"]))
+        images = np.stack([resized(pixels, self.side) for pixels in images])
+        source = ArraySource(images, np.zeros(len(images), np.int64), np.array(["0", "1"]))
         opened = loader.open_loader(source, self.config, self.mesh)
         return frozen.compute_features(self.config, self.variables, opened, self.mesh)[0]
 
