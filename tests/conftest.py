@@ -1,6 +1,7 @@
 """All tests run on eight simulated CPU devices; child processes on one."""
 
 import atexit
+import collections
 import importlib.metadata
 import os
 import shutil
@@ -40,6 +41,21 @@ from small_runs import ROOT, tiny_config
 # Tracing makes objects by the million, few of them in cycles: looking for those every 700 objects
 # takes a tenth of the time of a test.
 gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_configure(config):
+    # By default pytest-xdist begins with the files of many tests and ends with those of a few long
+    # ones, for which the other test processes then wait.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Files with the largest share of slow tests come first."""
+    slow = collections.defaultdict(list)
+    for item in items:
+        slow[item.path].append(item.get_closest_marker("slow") is not None)
+    items.sort(key=lambda item: -sum(slow[item.path]) / len(slow[item.path]))
 
 
 @pytest.fixture(scope="session")
