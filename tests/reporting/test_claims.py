@@ -193,6 +193,20 @@ def test_a_report_of_records_has_all_tables(tmp_path, capsys):
     assert "## Verdicts" in capsys.readouterr().out
 
 
+def test_another_value_is_compared_with_the_chosen_one_of_the_same_method_and_seeds():
+    runs = accuracies({"ce": 0.9, "ntce": 0.5, "nonl": 0.5})
+    other = accuracies({"ntce": 0.7, "nonl": 0.2}, study="causes", variant="ReLU", nc1=7.0)
+    runs += [run for run in other if run.seed < 3]
+    found = records_of(runs)
+    table = tables.variants(found, claims.Comparisons(found), "causes", "cifar10")
+    assert [labels for labels, _ in table.rows] == [("as chosen",), ("ReLU",)]
+    assert table.columns[:4] == ("NTCE", "NTCE, less as chosen", "NTCE, NC1", "NONL")
+    (_, chosen), (_, cells) = table.rows
+    assert chosen[1] is None and chosen[0].n == 5 and cells[0].n == 3 and cells[2].mean == 7
+    gap = claims.difference(other[:3], runs[5:8], "accuracy")
+    assert cells[1].startswith(f"{100 * gap.mean:+.2f} [") and cells[4].startswith("-")
+
+
 def test_collapse_that_helps_is_told_from_training_accuracy_that_does():
     random = np.random.default_rng(0)
     fitted, collapse, noise = random.normal(size=(3, 200))
