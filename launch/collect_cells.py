@@ -107,6 +107,8 @@ def _run(cell, out, versions):
         metrics |= {name: summary["test"][name] for name in _TEST if name in summary["test"]}
         metrics |= {"test_nc1": summary["test"]["nc1"]}
         metrics |= json.loads(measured.read_text()) if cell.measure else {}
+        if protocol.HEADS[cell.head].recipe:
+            metrics |= _curve(folder, summary)
         metrics = {name: _rounded(value) for name, value in metrics.items()}
         classes = summary["config"]["num_classes"]
         right = predictions_file.read(str(folder), summary["step"], classes).right()
@@ -122,6 +124,16 @@ def _run(cell, out, versions):
         metrics,
         right,
     )
+
+
+def _curve(folder, summary):
+    """Test accuracy and NC1 at each evaluation, by its epoch: {"accuracy@6": ...}."""
+    config, found = summary["config"], {}
+    for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        if "test/accuracy" in row:
+            epoch = round(row["step"] * config["batch_size"] / config["num_examples"])
+            found |= {f"accuracy@{epoch}": row["test/accuracy"], f"nc1@{epoch}": row["train/nc1"]}
+    return found
 
 
 def _metrics(summary):

@@ -207,6 +207,17 @@ def test_another_value_is_compared_with_the_chosen_one_of_the_same_method_and_se
     assert cells[1].startswith(f"{100 * gap.mean:+.2f} [") and cells[4].startswith("-")
 
 
+def test_accuracy_and_nc1_of_runs_from_scratch_are_told_by_epoch():
+    by_epoch = {f"{name}@{epoch}": epoch / 30 for name in ("nc1", "accuracy") for epoch in (30, 6)}
+    found = records_of(accuracies({"ce": 0.5, "nonl": 0.6}, study="scratch", **by_epoch))
+    (table,) = [t for t in tables.build(found) if t.name == "convergence_scratch"]
+    assert table.columns == (
+        "accuracy, epoch 6", "accuracy, epoch 30", "NC1, epoch 6", "NC1, epoch 30",
+    )  # fmt: skip
+    assert [cell.mean for cell in table.rows[0][1]] == pytest.approx([20, 100, 0.2, 1])
+    assert not [t for t in tables.build(records_of([])) if t.name.startswith("convergence")]
+
+
 def test_collapse_that_helps_is_told_from_training_accuracy_that_does():
     random = np.random.default_rng(0)
     fitted, collapse, noise = random.normal(size=(3, 200))

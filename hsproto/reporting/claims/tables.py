@@ -72,6 +72,8 @@ def build(records: Records) -> list[Table]:
     for study in ("accuracy", "scratch"):
         if study in studies:
             tables.append(measures(records, comparisons, study, _GEOMETRY, "geometry"))
+    if curve := _curve(records):
+        tables.append(measures(records, comparisons, "scratch", curve, "convergence"))
     return [*tables, collapse_lib.table(records), choices(records)]
 
 
@@ -148,7 +150,8 @@ def _mean(runs, metric):
     """The cell of a metric over runs; None if none of them has it, but for those that diverged."""
     if not runs:
         return None
-    scale, digits = (100, 2) if metric in _PERCENT else (1, None)
+    percent = metric in _PERCENT or metric.startswith("accuracy@")
+    scale, digits = (100, 2) if percent else (1, None)
     found = [claims_lib.values(run, metric) for run in runs]
     if all(x is None and run.metrics is not None for x, run in zip(found, runs, strict=True)):
         return None
@@ -174,12 +177,28 @@ def measures(
     note = "Shares in percent; mean ± sample standard deviation over seeds."
     if name == "geometry":
         note = "Of the training set, but for the second column; mean ± sample standard deviation."
+    elif name == "convergence":
+        note = "Test accuracy in percent and NC1 of the training set during training."
     return Table(
         f"{name}_{study}", f"{name.capitalize()}: {study}", note, ("set", "method"), titles, rows
     )
 
 
+def _curve(records):
+    """The metrics by epoch that runs have, in the order of their epochs."""
+    found = {name for run in records.runs for name in run.metrics or () if _by_epoch(name)}
+    return tuple(sorted(found, key=lambda name: (name.split("@")[0], int(name.split("@")[1]))))
+
+
+def _by_epoch(metric):
+    name, at, epoch = metric.partition("@")
+    return bool(at) and name in ("accuracy", "nc1") and epoch.isdigit()
+
+
 def _title(metric):
+    if _by_epoch(metric):
+        name, _, epoch = metric.partition("@")
+        return f"{_title(name)}, epoch {epoch}"
     if metric in _PERCENT:
         return _PERCENT[metric]
     test, name = metric.startswith("test_"), metric.removeprefix("test_")
