@@ -112,7 +112,7 @@ def _run(cell, out, versions):
         metrics = {name: _rounded(value) for name, value in metrics.items()}
         classes = summary["config"]["num_classes"]
         right = predictions_file.read(str(folder), summary["step"], classes).right()
-    values = {k: v for k, v in cell.values.items() if k not in ("seed", "snapshot_points")}
+    values = {k: v for k, v in cell.values.items() if k not in recorded.NOT_RECORDED}
     return records.Run(
         cell.study,
         cell.head,

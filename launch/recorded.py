@@ -7,6 +7,8 @@ from typing import Any
 import protocol
 from jobs import usage
 
+NOT_RECORDED = ("seed", "snapshot_points")  # among a run's values
+
 
 def _key(cell):
     return cell.study, cell.head, cell.set, cell.method, cell.variant, cell.number
@@ -15,10 +17,10 @@ def _key(cell):
 def check(cell: protocol.Cell, values: dict[str, str]) -> None:
     """Exit if the values with which a cell is recorded are no longer the protocol's."""
     wanted = cell.values if cell.study else protocol.drawn(cell.head, cell.method, cell.number)
-    for name, value in values.items():
-        if value != wanted.get(name):
-            now = wanted.get(name)
-            raise SystemExit(usage(f"{cell.name} is recorded with {name}={value}, not {now}"))
+    for name in sorted(set(wanted) | set(values)):
+        before, now = values.get(name), wanted.get(name)
+        if before != now and name not in NOT_RECORDED:
+            raise SystemExit(usage(f"{cell.name} is recorded with {name}={before}, not {now}"))
 
 
 class Recorded:

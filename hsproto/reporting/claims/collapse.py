@@ -1,9 +1,10 @@
 """Does collapse help or hurt? What runs achieve against how far they have collapsed.
 
-Collapse is -log NC1 of the rows trained on. The correlation is Spearman's partial one: of ranks,
-given the accuracy on the rows trained on, so that collapse does not stand for having learned more.
-Trials differ in rate, temperature and weight decay as well as in the loss; the interval draws them
-anew. `within` ranks them among the trials of their own loss alone.
+Collapse is -log NC1 or -log CDNV of the rows trained on; the two do not order losses alike, as NC1
+also falls when class means span more dimensions. The correlation is Spearman's partial one: of
+ranks, given the accuracy on the rows trained on, so that collapse does not stand for having learned
+more. Trials differ in rate, temperature and weight decay as well as in the loss; `within` ranks
+them among the trials of their own loss alone.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hsproto.metrics import METRICS
 from hsproto.reporting.claims.claims import values
 from hsproto.reporting.claims.records import Records
 from hsproto.reporting.table import Table
 
 _SAMPLES = 1000
 _LEAST = 8  # points that a correlation is told of
+MEASURES = ("nc1", "cdnv")
 OUTCOMES = {
     "held_out": "accuracy, held-out rows",
     "accuracy": "accuracy, test set",
@@ -31,7 +34,7 @@ class Points(NamedTuple):
 
     Attributes:
         methods: Names, N.
-        collapse: -log NC1 of the training rows, float [N].
+        collapse: -log of NC1 or CDNV of the training rows, float [N].
         fitted: The accuracy on the training rows, float [N].
         outcome: What was achieved, float [N].
     """
@@ -42,7 +45,7 @@ class Points(NamedTuple):
     outcome: np.ndarray
 
 
-def points(records: Records, outcome: str) -> Iterator[tuple[str, Points]]:
+def points(records: Records, outcome: str, measure: str = "nc1") -> Iterator[tuple[str, Points]]:
     """Yield (set, points) of an outcome: of trials for "held_out", else of runs of "accuracy"."""
     if outcome == "held_out":
         rows = [
@@ -56,22 +59,22 @@ def points(records: Records, outcome: str) -> Iterator[tuple[str, Points]]:
             for run in records.runs
             if run.study in ("accuracy", "scratch") and run.metrics is not None
         ]
-    rows = [row for row in rows if row[3] is not None and _is_measured(row[2])]
+    rows = [row for row in rows if row[3] is not None and _is_measured(row[2], measure)]
     for dataset in dict.fromkeys(row[0] for row in rows):
         own = [row for row in rows if row[0] == dataset]
         yield (
             dataset,
             Points(
                 [row[1] for row in own],
-                -np.log([row[2]["nc1"] for row in own]),
+                -np.log([row[2][measure] for row in own]),
                 np.array([row[2]["train_accuracy"] for row in own]),
                 np.array([row[3] for row in own]),
             ),
         )
 
 
-def _is_measured(metrics):
-    return (metrics.get("nc1") or 0) > 0 and metrics.get("train_accuracy") is not None
+def _is_measured(metrics, measure):
+    return (metrics.get(measure) or 0) > 0 and metrics.get("train_accuracy") is not None
 
 
 def partial(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> float | None:
@@ -104,19 +107,23 @@ def table(records: Records) -> Table:
     """Return the partial correlations of what was achieved with collapse, with 95 % intervals."""
     rows = []
     for outcome, title in OUTCOMES.items():
-        for dataset, found in points(records, outcome):
-            # Seeds of one setting say the same: all that is drawn anew there is the method.
-            draw = _by_row if outcome == "held_out" else _by_method
-            cells = [_interval(found, draw)]
-            cells.append(_interval(_within(found), draw) if outcome == "held_out" else None)
-            rows.append(((title, dataset), (str(len(found.methods)), *cells)))
+        for measure in MEASURES:
+            for dataset, found in points(records, outcome, measure):
+                # Losses are what varies most, and seeds of one setting say the same.
+                cells = [_interval(found, _by_method)]
+                trials = outcome == "held_out"
+                cells.append(_interval(_within(found), _by_row) if trials else None)
+                methods = len(set(found.methods))
+                n = f"{methods} losses, {len(found.methods)} {'trials' if trials else 'runs'}"
+                name = METRICS[measure].title or measure.upper()
+                rows.append(((title, dataset, name), (n, *cells)))
     note = (
-        "Spearman's partial correlation with collapse (-log NC1 of the training rows), given "
-        "training accuracy; above 0: collapse helps. 95 % intervals: trials drawn anew, for runs "
-        "the methods. Within losses: each trial ranked among those of its loss."
+        "Spearman's partial correlation with collapse (-log of the measure, of the training rows), "
+        "given training accuracy; above 0: collapse helps. 95 % intervals: losses drawn anew. "
+        "Within losses: each trial ranked among those of its loss, trials drawn anew."
     )
-    columns = ("n", "all losses", "within losses")
-    return Table("collapse", "Does collapse help?", note, ("outcome", "set"), columns, rows)
+    labels, columns = ("outcome", "set", "collapse by"), ("n", "all losses", "within losses")
+    return Table("collapse", "Does collapse help?", note, labels, columns, rows)
 
 
 def _by_row(found: Points, random: np.random.Generator) -> np.ndarray:

@@ -32,8 +32,8 @@ _PERCENT = {
     "corrupted": "15 corruptions",
 }
 _GEOMETRY = (
-    "nc1", "test_nc1", "erank_inter", "erank_weights", "weight_alignment",
-    "cosine_prototypes_mean", "mir_gap", "cdnv",
+    "nc1", "test_nc1", "cdnv", "instance_alignment", "weight_alignment", "erank_intra",
+    "erank_inter", "erank_weights", "cosine_prototypes_mean", "mir_gap",
 )  # fmt: skip
 # The measures of each study, a table each.
 _MEASURED = {
@@ -66,7 +66,8 @@ def build(records: Records) -> list[Table]:
                 for dataset in dict.fromkeys(dataset for dataset, _ in comparisons.places(study))
             ]
             continue
-        tables.append(accuracies(records, comparisons, study))
+        if study != "robustness":  # its runs are those of accuracy, trained again
+            tables.append(accuracies(records, comparisons, study))
         if measured := _MEASURED.get(study):
             tables.append(measures(records, comparisons, study, measured))
     for study in ("accuracy", "scratch"):
@@ -90,8 +91,11 @@ def verdicts(records: Records, comparisons: Comparisons) -> Table:
         word = verdict.word and f"{verdict.word} (n={len(verdict.cells)})"
         rows.append(((text, source), (word, effects or None)))
     note = (
-        "Differences of the first method less the second, with 95 % intervals and p after Holm's "
-        "correction. + confirms the claim there, - contradicts it, o leaves it open; n of these."
+        "Differences of the first method less the second, with 95 % intervals, not corrected, and "
+        "p after Holm's correction over the methods that are compared with the second. Accuracy is "
+        "paired by seed and test image; other measures by seed alone, so that their intervals do "
+        "not tell what another test set would give. + confirms the claim there, - contradicts it, "
+        "o leaves it open; n of these."
     )
     return Table("verdicts", "Verdicts", note, ("claim", "paper"), ("verdict", "effect"), rows)
 
