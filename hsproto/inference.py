@@ -269,9 +269,7 @@ class Run:
         if of_features and len(images) > BATCH_SIZE:
             size = FEATURE_ROWS
         for start in range(0, len(images), size):
-            found = images[start : start + size]
-            if not of_features:
-                found = intake.read_all(found, self._spec)
+            found = intake.read_all(images[start : start + size], self._spec)
             dtype = np.float32 if of_features else np.uint8
             pixels = np.zeros((size, *_image_shape(self._spec)), dtype)
             for row, image in enumerate(found):

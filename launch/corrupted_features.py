@@ -11,11 +11,10 @@ left: KIND.npy float32 [5, N, 1280], none.npy [1, N, 1280] of the images as they
 [N]. Needs the extras `train`, `photos` and `corruptions`.
 """
 
-import argparse
 import pathlib
 
 import numpy as np
-from image_features import SIDE, Network, resized
+from image_features import Network, parse, resized
 from small_data import first_of_each
 
 from hsproto.evaluation import corruptions
@@ -56,18 +55,7 @@ def _save(path, array):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--from", dest="source", type=pathlib.Path, required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--sets", default="cifar100")
-    parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--side", type=int, default=SIDE)
-    args = parser.parse_args()
-    names = args.sets.split(",")
-    if missing := [name for name in names if not (args.source / f"{name}.npz").exists()]:
-        parser.error(f"--from={args.source} has no {missing[0]}.npz")
+    args, names = parse(__doc__, "cifar100", images={"type": int, "default": 1000})
     network = Network(args.side)
     for name in names:
         make(network, args.source / f"{name}.npz", args.out / "corrupted" / name, args.images)

@@ -86,20 +86,35 @@ def make(network: Network, npz: pathlib.Path, out: pathlib.Path, counts=(0, 0)) 
     print(f"{out}: {time.monotonic() - start:.0f} s", flush=True)
 
 
-def main():
+def parse(doc: str, sets: str, **further: dict) -> tuple[argparse.Namespace, list[str]]:
+    """Return the flags of a launcher that reads FOLDER/NAME.npz, and the names of its sets.
+
+    Args:
+        doc: Its docstring.
+        sets: The default of --sets.
+        further: {flag: keywords of `add_argument`} of its own.
+    """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--from", dest="source", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--sets", default="cifar100,cifar10,fashion_mnist")
+    parser.add_argument("--sets", default=sets)
     parser.add_argument("--side", type=int, default=SIDE)
-    parser.add_argument("--images_per_class", default="0/0", help="TRAIN/TEST; 0: all")
+    for flag, keywords in further.items():
+        parser.add_argument(f"--{flag}", **keywords)
     args = parser.parse_args()
-    counts = tuple(int(count) for count in args.images_per_class.split("/"))
-    names, network = args.sets.split(","), None
+    names = args.sets.split(",")
     if missing := [name for name in names if not (args.source / f"{name}.npz").exists()]:
         parser.error(f"--from={args.source} has no {missing[0]}.npz")
+    return args, names
+
+
+def main():
+    counts = {"default": "0/0", "help": "TRAIN/TEST; 0: all"}
+    args, names = parse(__doc__, "cifar100,cifar10,fashion_mnist", images_per_class=counts)
+    counts = tuple(int(count) for count in args.images_per_class.split("/"))
+    network = None
     for name in names:
         if not (args.out / name).exists():
             network = network or Network(args.side)

@@ -58,8 +58,6 @@ def read(image: Any, spec: DataSpec) -> np.ndarray:
     Raises:
         UnreadableImage: the file is missing or damaged, or the picture cannot be converted.
     """
-    if spec.source == "features":
-        return image
     if isinstance(image, str | os.PathLike):
         return folder.read_image(image, spec)
     if isinstance(image, np.ndarray):
@@ -74,6 +72,8 @@ def read(image: Any, spec: DataSpec) -> np.ndarray:
 
 def read_all(images: Sequence[Any], spec: DataSpec) -> list[np.ndarray | decode.UnreadableImage]:
     """Read images of `listed` in threads; what cannot be read is an error in its place."""
+    if spec.source == "features":
+        return list(images)  # read already
 
     def attempt(image):
         try:
