@@ -22,6 +22,9 @@ SILENT_LOOKS = 20
 _FEW_LOOKS = 3  # that are enough where a connection to one has failed
 # What the others may take to see how the run ended: process 0 waits, because it has the store.
 _PARTING_SECONDS = 15
+# What it leaves them to exit after they have said that they saw it: JAX aborts a process that still
+# lives when its service ends.
+_EXIT_SECONDS = 2
 
 
 class Ending(NamedTuple):
@@ -155,6 +158,7 @@ class Watchdog:
         while time.monotonic() < until:
             seen = _attempt(lambda: self._store.all("seen")) or {}
             if expected <= seen.keys():
+                time.sleep(_EXIT_SECONDS)
                 return
             time.sleep(0.2)
 
