@@ -60,7 +60,18 @@ def _records(out, regime, studies, before):
     }
     listed = [trial for made in trials.values() for trial in made]
     made_with = _merged(before.made_with if before else {}, versions | _machine())
-    return records.Records(regime, protocol.BASELINE, methods, listed, runs, made_with)
+    planned = {
+        name: records.Study(
+            protocol.STUDIES[name].title,
+            [
+                (of, v)
+                for of in protocol.STUDIES[name].sets
+                for v in protocol.STUDIES[name].variants
+            ],
+        )
+        for name in studies
+    }
+    return records.Records(regime, protocol.BASELINE, methods, listed, runs, made_with, planned)
 
 
 def _kept(cell, before):

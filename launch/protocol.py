@@ -158,7 +158,7 @@ _CAUSES = {
 # In the order in which they are run.
 STUDIES = {
     "accuracy": Study(
-        "accuracy and geometry",
+        "balanced training sets",
         "linear",
         SETS,
         ALL,
@@ -213,7 +213,7 @@ STUDIES = {
         seeds=range(3),
     ),
     "mlp": Study(
-        "accuracy and geometry behind a hidden layer", "mlp", ("cifar100",), ALL, {"": {}}
+        "balanced training sets, behind a hidden layer", "mlp", ("cifar100",), ALL, {"": {}}
     ),
     "scratch": Study(
         "a network from scratch",

@@ -74,6 +74,14 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert 34 <= covered <= 40  # 38 expected
 
 
+def test_what_few_seeds_contribute_is_not_too_little():
+    first, second = (np.zeros((2, 1000), bool) for _ in range(2))
+    first[0, :300], first[1, :100] = True, True  # per seed 0.3 and 0.1 above, the same images
+    found = paired.of_images(first, second)
+    # The seeds' standard error is 0.1; two seeds drawn with replacement would give 0.0707.
+    assert (found.low, found.high) == pytest.approx((0.2 - 0.1414, 0.2 + 0.1414), abs=0.03)
+
+
 def test_one_seed_has_no_interval():
     with pytest.raises(ValueError, match="at least two"):
         paired.of_seeds([0.5], [0.4])
@@ -97,13 +105,50 @@ def test_sets_that_contradict_each_other_leave_a_claim_open():
     runs = accuracies({"ce": 0.5, "nonl": 0.8})
     runs += accuracies({"ce": 0.5, "nonl": 0.2}, dataset="cifar100")
     verdict = judged(records_of(runs), "nonl", "ce")
-    assert [cell.outcome for cell in verdict.cells] == [1, -1] and verdict.word == claims.OPEN
+    assert [cell.outcome for cell in verdict.cells.values()] == [1, -1]
+    assert verdict.word == claims.OPEN and verdict.sets == 2
+
+
+def test_variants_of_one_set_count_as_one():
+    tails = {"rho=0.1": 0.9, "rho=0.02": 0.9, "rho=0.01": 0.9}
+    runs = [
+        run for variant, rate in tails.items()
+        for run in accuracies({"ce": 0.5, "nonl": rate}, study="longtail", variant=variant)
+    ]  # fmt: skip
+    other = {"study": "longtail", "dataset": "cifar100", "variant": "rho=0.1"}
+    (claim,) = [
+        c for c in claims.CLAIMS["heads"]
+        if (c.first, c.second, c.study, c.second_study) == ("nonl", "ce", "longtail", "")
+    ]  # fmt: skip
+    for rate, word in ((0.5, claims.OPEN), (0.9, claims.HOLDS), (0.1, claims.OPEN)):
+        found = records_of(runs + accuracies({"ce": 0.5, "nonl": rate}, **other))
+        verdict = claims.judge(claim, claims.Comparisons(found))
+        assert (verdict.word, verdict.sets, len(verdict.cells)) == (word, 2, 4)
+
+
+def test_what_the_protocol_has_and_was_not_run_is_a_dash():
+    found = records_of(accuracies({"ce": 0.5, "nonl": 0.8}))
+    places = [("cifar100", ""), ("cifar10", "")]
+    found = found._replace(studies={"accuracy": records.Study("balanced sets", places)})
+    verdict = judged(found, "nonl", "ce")
+    assert list(verdict.cells) == places and verdict.cells["cifar100", ""] is None
+    assert verdict.word == claims.HOLDS and verdict.sets == 1
+    made = {table.name: table for table in tables.build(found)}
+    (effect,) = [c[1] for (text, _), c in made["verdicts"].rows if text.startswith("NONL is more")][
+        :1
+    ]
+    assert effect.startswith("cifar100 -; cifar10 +")
+    assert made["accuracy_accuracy"].columns[0] == "cifar100"
+    assert made["accuracy_accuracy"].title == "Balanced sets: accuracy"
+    assert all(cells[:2] == (None, None) for _, cells in made["accuracy_accuracy"].rows)
+    assert made["geometry_accuracy"].rows[0][0] == ("cifar100", "not run")
 
 
 def test_long_tails_are_compared_with_logits_that_are_adjusted():
     tail = accuracies({"ce": 0.4, "ntce": 0.6}, study="longtail", variant="rho=0.1")
     adjusted = accuracies({"ce": 0.8}, study="longtail_adjusted", variant="rho=0.1,adjusted")
-    (claim,) = (c for c in claims.CLAIMS["heads"] if c.second_study and c.first == "ntce")
+    claim, _ = (c for c in claims.CLAIMS["heads"] if c.second_study and c.first == "ntce")
+    assert claim.second_study == "longtail_adjusted"
     for runs, word in ((tail, None), (tail + adjusted, claims.FAILS)):
         assert claims.judge(claim, claims.Comparisons(records_of(runs))).word == word
 
@@ -122,7 +167,7 @@ def test_a_smaller_measure_confirms_a_claim_of_collapse():
 def test_seeds_that_diverged_are_left_out_of_differences_and_counted():
     runs = accuracies({"ce": 0.5, "nonl": 0.8})
     runs[-1] = runs[-1]._replace(metrics=None, right=np.zeros(0, bool))
-    (cell,) = judged(records_of(runs), "nonl", "ce").cells
+    (cell,) = judged(records_of(runs), "nonl", "ce").cells.values()
     assert cell.difference.seeds == SEEDS - 1
     table = next(t for t in tables.build(records_of(runs)) if t.name == "accuracy_accuracy")
     assert table.rows[-1][1][0].undefined == 1
@@ -189,6 +234,7 @@ def test_a_report_of_records_has_all_tables(tmp_path, capsys):
     text = (tmp_path / "out/report.md").read_text()
     assert "| NONL is more accurate than CE | Table 1 | holds (n=1) |" in text
     assert "| 60.00 ± 0.00 (n=5) |" in text  # the mean of both other sets
+    assert "OOD, 50th neighbor: a | OOD, 50th neighbor: b |" in text
     assert "| linear | cifar10 | CE | base\\_lr 0 | 50.00 | 2 | 1 |".replace("\\_", "_") in text
     assert "## Verdicts" in capsys.readouterr().out
 
@@ -213,8 +259,21 @@ def test_accuracy_and_nc1_of_runs_from_scratch_are_told_by_epoch():
     (table,) = [t for t in tables.build(found) if t.name == "convergence_scratch"]
     assert table.columns == (
         "accuracy, epoch 6", "accuracy, epoch 30", "NC1, epoch 6", "NC1, epoch 30",
+        "epoch of 95 % of the last accuracy", "epoch of CE's accuracy", "epoch of CE's NC1",
     )  # fmt: skip
-    assert [cell.mean for cell in table.rows[0][1]] == pytest.approx([20, 100, 0.2, 1])
+    assert [cell.mean for cell in table.rows[0][1][:4]] == pytest.approx([20, 100, 0.2, 1])
+    assert [cells[4] for _, cells in table.rows] == ["30, 30, 30, 30, 30"] * 2
+
+
+def test_convergence_is_the_epoch_from_which_on_a_value_stays():
+    by_epoch = {
+        "ce": {"accuracy@6": 0.3, "accuracy@12": 0.5, "nc1@6": 3.0, "nc1@12": 2.0},
+        "nonl": {"accuracy@6": 0.48, "accuracy@12": 0.49, "nc1@6": 1.0, "nc1@12": 1.5},
+    }
+    runs = [run_of(m, 0, 0.5, study="scratch", **curve) for m, curve in by_epoch.items()]
+    (table,) = [t for t in tables.build(records_of(runs)) if t.name == "convergence_scratch"]
+    reached = {labels[1]: cells[-3:] for labels, cells in table.rows}
+    assert reached == {"CE": ("12", "12", "12"), "NONL": ("6", "-", "6")}
     assert not [t for t in tables.build(records_of([])) if t.name.startswith("convergence")]
 
 

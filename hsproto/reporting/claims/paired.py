@@ -2,8 +2,10 @@
 
 The bootstrap draws seeds and images anew, with replacement and independently of each other, so that
 its samples vary as a repetition of the study with other seeds and another test set of the same size
-would (Owen 2007, "The pigeonhole bootstrap"). The same draws serve all comparisons. Measures with
-one value per seed are compared by Student's t, as a bootstrap of few seeds is too narrow.
+would (Owen 2007, "The pigeonhole bootstrap"). S things drawn with replacement vary by (S-1)/S too
+little, much for a few seeds: what seeds contribute is stretched by sqrt(S/(S-1)) (Rao and Wu 1988,
+"Resampling inference with complex survey data"). The same draws serve all comparisons. Measures
+with one value per seed are compared by Student's t.
 """
 
 import functools
@@ -46,7 +48,9 @@ def of_images(first: np.ndarray, second: np.ndarray) -> Difference:
     seeds, images = _at_least_two_seeds(np.asarray(first)).shape
     # [SAMPLES, S], in whole numbers, so that differences of 0 are exactly that.
     by_seed = _on_drawn_images(_key(first)) - _on_drawn_images(_key(second))
-    samples = (by_seed * _counts(seeds)).sum(axis=1) / (seeds * images)
+    each_once = by_seed.sum(axis=1)
+    deviations = (by_seed * _counts(seeds)).sum(axis=1) - each_once
+    samples = (each_once + math.sqrt(seeds / (seeds - 1)) * deviations) / (seeds * images)
     mean = float(np.mean(first, dtype=float) - np.mean(second, dtype=float))
     return _summary(mean, samples, seeds)
 

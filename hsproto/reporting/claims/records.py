@@ -5,6 +5,8 @@ JSON with a line per trial and run, small enough to be committed:
 regime     the setting, whose claims are judged (`claims.CLAIMS`)
 baseline   the method that others are compared with
 methods    {name: {title, loss}}, in the order of tables; loss as in `hsproto.methods`
+studies    {name: {title, places}}, in the order of tables; places are the (set, variant) that the
+           protocol has, so that what was not run can be told
 trials     {head, set, method, trial, values, held_out: accuracy on held-out rows, null: diverged,
            metrics: of the training rows, null: diverged}
 runs       {study, head, set, method, variant, seed, values, metrics: {name: value}, right}
@@ -33,6 +35,13 @@ class Method(NamedTuple):
 
     title: str
     loss: str
+
+
+class Study(NamedTuple):
+    """What a study is about, in words, and the (set, variant) that it is to be run on."""
+
+    title: str
+    places: list[tuple[str, str]]
 
 
 class Trial(NamedTuple):
@@ -70,6 +79,7 @@ class Records(NamedTuple):
     trials: list[Trial]
     runs: list[Run]
     made_with: dict[str, str]
+    studies: dict[str, Study] = {}
 
 
 def write(path: str, records: Records) -> None:
@@ -80,6 +90,7 @@ def write(path: str, records: Records) -> None:
         "baseline": records.baseline,
         "methods": {name: method._asdict() for name, method in records.methods.items()},
         "made_with": records.made_with,
+        "studies": {name: study._asdict() for name, study in records.studies.items()},
     }
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     lines.append(_listed("trials", [trial._asdict() for trial in records.trials]))
@@ -120,8 +131,14 @@ def read(path: str | os.PathLike) -> Records:
         trials = [Trial(**values) for values in found["trials"]]
         runs = [Run(**values | {"right": _unpacked(values["right"])}) for values in found["runs"]]
         methods = {name: Method(**values) for name, values in found["methods"].items()}
+        studies = {
+            name: Study(
+                study["title"], [(dataset, variant) for dataset, variant in study["places"]]
+            )
+            for name, study in found.get("studies", {}).items()
+        }
         head: dict[str, Any] = {key: found[key] for key in ("regime", "baseline", "made_with")}
-        records = Records(**head, methods=methods, trials=trials, runs=runs)
+        records = Records(**head, methods=methods, trials=trials, runs=runs, studies=studies)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, zlib.error) as error:
