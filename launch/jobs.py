@@ -4,6 +4,7 @@ import argparse
 import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import pathlib
 import queue
@@ -57,9 +58,10 @@ def _folder(text):
     return pathlib.Path(local_path(text))
 
 
-def make_pool(args: argparse.Namespace) -> "Pool":
-    """Return the pool that those flags describe."""
-    return Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs)
+def make_pool(args: argparse.Namespace, minutes: float | None = None) -> "Pool":
+    """Return the pool that those flags describe; it starts no job after so many minutes."""
+    until = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    return Pool(args.gpus.split(",") if args.gpus else [None] * args.jobs, until)
 
 
 def flags_mistake(args: argparse.Namespace) -> str | None:
@@ -137,11 +139,12 @@ class Pool:
 
     Several slots without a GPU divide the cores among them, because XLA programs that share all
     cores wait for each other. SIGTERM and Ctrl-C are passed to the running jobs, which save and
-    exit, and no other job is started.
+    exit, and no other job is started; nor is one after `until`, in seconds of `time.monotonic`.
     """
 
-    def __init__(self, slots: list[str | None]):
+    def __init__(self, slots: list[str | None], until: float = math.inf):
         self._slots, self.stopping, self._running = queue.Queue(), False, set()
+        self._until = until
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         share = len(cores) // len(slots)
         for number, gpu in enumerate(slots):
@@ -170,10 +173,10 @@ class Pool:
         return statuses
 
     def _run(self, name, job):
-        """Run a job and return its exit status; None if the pool was stopped before."""
+        """Run a job and return its exit status; None if the pool's end came before."""
         gpu, cores = self._slots.get()
         try:
-            while self._wait_for_owner(name, job):
+            while not self.ended() and self._wait_for_owner(name, job):
                 if job.result() is not None:
                     return 0
                 status = self._start(job, gpu, cores)
@@ -220,6 +223,10 @@ class Pool:
         status = process.wait()
         self._running.discard(process)
         return status
+
+    def ended(self) -> bool:
+        """Return whether no other job is started."""
+        return self.stopping or time.monotonic() > self._until
 
     def _stop(self, *_):
         self.stopping = True

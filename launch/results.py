@@ -22,7 +22,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 
 import protocol
 from interpreter import interpreter
@@ -148,20 +147,19 @@ def main():
         return collect_cells.collect(args.out, args.collect)
     args.records = Recorded(args.records)
     groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
-    end = time.monotonic() + 60 * args.until if args.until else None
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
     if args.dry_run:
         for made in trial_jobs(args, groups).values():
             print(made.describe())
         return 0
-    pool = make_pool(args)
+    pool = make_pool(args, args.until)
     with owned(args.out):
         jobs = []
         # Set by set, so that what is finished when it is stopped are whole comparisons.
         for study, dataset in dict.fromkeys((study, dataset) for study, dataset, _ in groups):
             chosen = [group for group in groups if group[:2] == (study, dataset)]
             for make, what in ((trial_jobs, "groups of trials"), (run_jobs, "groups of runs")):
-                if pool.stopping or (end and time.monotonic() > end):
+                if pool.ended():
                     return 1
                 made = make(args, chosen)
                 print(f"{study} {dataset}: ", end="")

@@ -19,6 +19,8 @@ if "HSPROTO_TESTS_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["HSPROTO_TESTS_CACHE"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["HSPROTO_TESTS_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Where in the code each operation was written is for error messages and takes time to note.
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 # These leave out LLVM's optimization, none of XLA's, and its threads, which small programs pay for.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

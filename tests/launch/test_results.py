@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT / "launch"))
 import collect_cells
 import corrupted_features
 import image_features
+import jobs
 import measure_cells
 import protocol
 import recorded
@@ -223,3 +224,14 @@ def test_trials_from_scratch_are_measured_on_training_images_alone():
     for cell in protocol.trials("scratch", "cifar10", "nonl"):
         config = train_cells.make_config(cell, train_cells.Data(None, ROOT))
         assert config.data_dir == str(ROOT / "held_out") and config.epochs == 5
+
+
+def test_no_job_is_started_after_the_minutes_that_are_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    started = []
+    job = jobs.Job(["true"], tmp_path / "a", lambda: None, lambda: started.append(1))
+    args = types.SimpleNamespace(gpus=None, jobs=1)
+    for minutes, times in ((0, 0), (None, 1)):
+        pool = jobs.make_pool(args, minutes)
+        assert pool.run({"a": job}) == dict.fromkeys(["a"][:times], 0)
+        assert len(started) == times and pool.ended() is (minutes == 0)
