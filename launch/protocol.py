@@ -148,7 +148,7 @@ _CAUSES = {
     for size in ("128", "2048")
     for temperature in ("0.05", "0.1", "0.2")
 } | {
-    "8 images per class": {"sampler": "classes", "images_per_class": "8"},
+    "16 images per class": {"sampler": "classes", "images_per_class": "16"},
     "32 images per class": {"sampler": "classes", "images_per_class": "32"},
     "no weight decay": {"weight_decay": "0"},
     "weight decay 0.003": {"weight_decay": "0.003"},

@@ -19,6 +19,7 @@ import small_data
 import train_cells
 import verify
 
+from hsproto.data import sampler
 from hsproto.models import architecture
 from hsproto.reporting.claims import records
 
@@ -103,6 +104,16 @@ def test_every_cell_is_a_config_that_can_run(features, method):
                 data = train_cells.Data(features, features)
                 config = train_cells.make_config(cell._replace(values=values), data)
                 architecture.validate(config, CLASSES[dataset])
+
+
+def test_batches_of_some_classes_are_those_that_the_sampler_makes():
+    for study, dataset, method in GROUPS:
+        for cell in first_runs(study, dataset, method):
+            if images := int(cell.values.get("images_per_class", 0)):
+                sampler.GroupSampler(
+                    np.arange(protocol.CLASSES[dataset]).repeat(2),
+                    int(cell.values["batch_size"]), images, seed=0,
+                )  # fmt: skip
 
 
 def test_a_study_goes_from_trials_to_verdicts(features, tmp_path, monkeypatch):
