@@ -143,12 +143,12 @@ def neural_collapse(
     rows, dim = features.shape
     sharding = class_sharding(features)
     if traced(labels):
-        labels = numerics.class_ids(labels, num_classes)
+        labels = numerics.class_ids(labels, num_classes, where)
         counts = np.full(num_classes, rows)
     else:
         # Known labels are counted at once, also where the features are traced.
         with jax.ensure_compile_time_eval():
-            labels = numerics.class_ids(labels, num_classes)
+            labels = numerics.class_ids(labels, num_classes, where)
             counts = count(labels, None if traced(where) else where, num_classes, sharding)
     devices = 1 if sharding is None else sharding.mesh.size
     widths, groups = spectra.plan_classes(counts, dim, devices)

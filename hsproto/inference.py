@@ -163,7 +163,8 @@ class Run:
             UserError: the run has no such class, or no other.
         """
         if name not in self.class_names:
-            raise UserError(f"the run has no class {name!r}: {self._classes()}")
+            hint = ", by name" if str(name) in self.class_names else ""
+            raise UserError(f"the run has no class {name!r}: {self._classes()}{hint}")
         if len(self.class_names) == 1:
             raise UserError(f"{name!r} is the run's only class: one must stay")
         kept = np.delete(np.arange(len(self.class_names)), self.class_names.index(name))

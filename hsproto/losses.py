@@ -515,7 +515,7 @@ def prototype_softmax(
         "temperature", temperature, numerics.float_dtype(features)
     )
     numerics.check_classes(num_classes)
-    labels = numerics.class_ids(labels, num_classes)
+    labels = numerics.class_ids(labels, num_classes, where)
     mask = row_mask(labels, num_classes, where)
     return with_class_means(features, labels, mask, num_classes, temperature, axis_name)
 

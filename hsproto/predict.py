@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import csv
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ def main(argv: list[str]) -> int:
         parser.error(f"--top={top} must be at least 1")
     run = inference.load(args.workdir, args.checkpoint)
     images = _named(args.images, data_spec(run.config))
+    _keep_images(args.csv, args.images, images)
     top = min(top, len(run.class_names))
     with _output(args.csv, top) as show:
         failed = 0
@@ -89,6 +91,15 @@ def _named(paths: Sequence[str], spec: Any) -> list[tuple[str, Any]]:
         return [(path, path) for path in intake.listed(paths, spec)]
     rows = [(path, enumerate(intake.listed(path, spec))) for path in paths]
     return [(f"{path}[{i}]", row) for path, of_file in rows for i, row in of_file]
+
+
+def _keep_images(table, paths, images):
+    """Refuse a table that would take the place of one of the images, or of a file of rows."""
+    if not table or not os.path.exists(table):
+        return
+    for file in [*paths, *(image for _, image in images if isinstance(image, str))]:
+        if os.path.exists(file) and os.path.samefile(file, table):
+            raise UserError(f"--csv={table} is one of the images: name another file")
 
 
 def _answers(

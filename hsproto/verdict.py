@@ -3,26 +3,41 @@
 import math
 from collections.abc import Mapping
 
-# Share of a simplex's rank, and spread within over between classes, for each word.
-_WORDS = (("collapsed", 0.95, 0.1), ("close to collapse", 0.8, 0.5))
+# For each word: the least share of a simplex's rank, the most that cosines are off, which random
+# directions in many dimensions have too, and the most spread within over between classes.
+_WORDS = (("collapsed", 0.95, 0.05, 0.1), ("close to collapse", 0.8, 0.15, 0.5))
 
 
-def collapse(rank: float, spread: float, classes: int, dim: int) -> str:
+def collapse(rank: float, angles: float | None, spread: float, classes: int, dim: int) -> str:
     """Return a sentence that says how collapsed features are.
 
     Args:
         rank: The effective rank of the class means (`erank_inter`).
+        angles: How far the cosines between centered class means are from those of a simplex
+            (`nc2_equiangular`), or None where that is not known.
         spread: The root mean square distance of features from their class mean, over that of class
             means from their centre (`spread_of_directions`).
         classes: K, at least 2.
         dim: D.
     """
-    share = rank / min(classes - 1, dim)
-    of_what = "of a simplex" if dim >= classes - 1 else f"of the {dim} dimensions that there are"
-    word = next((w for w, least, most in _WORDS if share >= least and spread <= most), None)
+    share, room = rank / min(classes - 1, dim), dim >= classes - 1
+    means = f"{100 * share:.0f} % of " + (
+        "a simplex's rank" if room else f"the {dim} dimensions that there are"
+    )
+    angles = angles if room else None  # there is no simplex that they could be off
+    if angles is not None:
+        means += f" and cosines that are off its by {angles:.2f}"
+    word = next(
+        (
+            word
+            for word, least, off, most in _WORDS
+            if share >= least and spread <= most and (angles is None or angles <= off)
+        ),
+        "not collapsed",
+    )
     return (
-        f"The features are {word or 'not collapsed'}: class means are at {100 * share:.0f} % "
-        f"{of_what}; spread within classes {spread:.2g} times that between."
+        f"The features are {word}: class means have {means}; spread within classes {spread:.2g} "
+        "times that between."
     )
 
 

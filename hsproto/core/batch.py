@@ -94,7 +94,7 @@ def checked(
             )
         return Batch(features, prototypes, *soft_labels(labels, where, dtype), class_block)
     all_classes = _of_all_devices(num_classes, model_axis)
-    labels = numerics.class_ids(labels, all_classes)
+    labels = numerics.class_ids(labels, all_classes, where)
     mask = row_mask(labels, all_classes, where)
     batch = Batch(features, prototypes, labels, mask, class_block, model_axis)
     return batch._replace(labels=batch.local(labels))

@@ -104,8 +104,9 @@ def update(
     """
     num_classes, dim = stats.means.shape
     features = numerics.check_features("features", features, dim)
-    labels = numerics.class_ids(numerics.check_labels(features.shape[0], labels), num_classes)
+    labels = numerics.check_labels(features.shape[0], labels)
     where = numerics.check_where(features.shape[0], where)
+    labels = numerics.class_ids(labels, num_classes, where)
     if transform is None or not isinstance(transform, Partial):
         transform = Partial(transform or _as_given)
     stats = _as_dtype(stats, numerics.float_dtype(stats.means, features))

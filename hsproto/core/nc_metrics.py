@@ -103,7 +103,7 @@ def _of_means(stats, centered):
     cosines = numerics.matmul(directions, directions.T)
     simplex_cosine = -1 / jnp.maximum(_number(counted, centered.dtype) - 1, 1)
     return {
-        "nc2_equinorm": _between(counted, spectra.ratio(deviation, mean_length)),
+        "nc2_equinorm": _between(counted, _relative(deviation, mean_length)),
         "nc2_equiangular": _mean(jnp.abs(cosines - simplex_cosine), _pairs(counted)),
         "cdnv": _mean(_normalized_variances(stats), _pairs(paired)),
     }
@@ -121,7 +121,7 @@ def _normalized_variances(stats):
         distances = jnp.sum((stats.means - mean[None, :]) ** 2, axis=1)
         noise = class_stats.rounding(distances) * (sizes + size)
         distances = jnp.where(distances <= noise, 0.0, distances)
-        return spectra.ratio(variances + variance, 2 * distances)
+        return _relative(variances + variance, 2 * distances)
 
     return lax.map(of_class, (stats.means, variances, sizes))
 
@@ -217,12 +217,20 @@ def of_rows(features, labels, where, scale, stats, between, prototypes, bias):
     counts = stats.counts.astype(centered.dtype)
     inside /= jnp.maximum(jnp.sum(jnp.where(paired, counts, 0.0)), 1)
     # S_B = 0 inverts to 0, but spread around means that coincide is not collapse.
-    inside = jnp.where(jnp.any(centered != 0), inside, spectra.ratio(jnp.sum(scatter), 0.0))
+    inside = jnp.where(jnp.any(centered != 0), inside, _relative(jnp.sum(scatter), 0.0))
     measures = {"nc1": jnp.where(paired.any(), _between(counted, inside), jnp.nan)}
     if prototypes is not None:
         rows = jnp.where(counted.any(), jnp.sum(counts), jnp.nan)
         measures["nc4"] = disagree.astype(rows.dtype) / rows
     return measures
+
+
+def _relative(a, b):
+    """a / b of nonnegative values: infinite where only b is 0, NaN where both are.
+
+    Features that are all the same have no classes that could have collapsed.
+    """
+    return jnp.where((a == 0) & (b == 0), jnp.nan, spectra.ratio(a, b))
 
 
 def _cosines(directions, counted):

@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import warnings
 from typing import Any, TypeGuard
 
 import jax
@@ -121,15 +122,33 @@ def _over_jvp(primals, tangents):
     return quotient, _over(tangents[0] - quotient * tangents[1], primals[1])
 
 
-def class_ids(labels: ArrayLike, num_classes: int | None = None) -> jax.Array:
+def class_ids(
+    labels: ArrayLike, num_classes: int | None = None, where: ArrayLike | None = None
+) -> jax.Array:
     """Return labels as int32; -1 outside 0..num_classes-1 (None: outside the range of int32).
 
-    Without `num_classes`, 64-bit labels (of JAX's 64-bit mode) keep their dtype.
+    Without `num_classes`, 64-bit labels (of JAX's 64-bit mode) keep their dtype. Labels on the host
+    that are num_classes or more where `where` holds are warned of.
     """
     if isinstance(labels, jax.Array):
         return _class_ids_on_device(labels, num_classes)
+    labels = np.asarray(labels)
+    if num_classes is not None:
+        _warn_beyond(labels, num_classes, where)
     # On the host: arrays of 64 bits wrap on their way to a device.
-    return jnp.asarray(_class_ids(np.asarray(labels), num_classes, np))
+    return jnp.asarray(_class_ids(labels, num_classes, np))
+
+
+def _warn_beyond(labels, num_classes, where):
+    """Labels that count from 1 lose a class, which nothing else would tell."""
+    counted = labels[where] if isinstance(where, np.ndarray) else labels
+    if counted.size and counted.max() >= num_classes:
+        warnings.warn(
+            f"labels go up to {counted.max()}, and classes from 0 to {num_classes - 1}: rows with "
+            "a label beyond do not count. Number classes from 0; mark rows that are not to count "
+            "by -1 or by where",
+            stacklevel=2,
+        )
 
 
 @functools.partial(inlined, static_argnums=1)

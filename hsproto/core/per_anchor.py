@@ -94,7 +94,10 @@ class PerAnchor:
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __getitem__ = _refuse
     __hash__ = object.__hash__
     __bool__ = __int__ = __float__ = __complex__ = __index__ = _refuse
-    __array__ = __jax_array__ = __array_ufunc__ = _refuse
+    __array__ = __array_ufunc__ = _refuse
+    # JAX asks for it and has a message of its own for what has it: the question is refused, so that
+    # jax.grad of a loss without .mean() says what is missing.
+    __jax_array__ = property(_refuse)
 
 
 def per_anchor(values: jax.Array, valid: jax.Array) -> PerAnchor:

@@ -83,7 +83,8 @@ def measure(
     of_rows = float(jnp.sum(class_stats.spread(scaled))) / len(rows)
     counted = np.asarray(scaled.counts) > 0
     of_means = float(jnp.sum(between[0] ** 2)) / counted.sum()
-    measures["spread_ratio"] = np.sqrt(of_rows / of_means) if of_means else np.inf
+    undefined = np.inf if of_rows else np.nan
+    measures["spread_ratio"] = np.sqrt(of_rows / of_means) if of_means else undefined
     keys = [k for k in ("accuracy", "accuracy_class_means", "spread_ratio") if k in measures]
     order = [*keys, *(k for k in geometry.optimum(num_classes) if k in measures)]
     values = {key: float(measures[key]) for key in order}

@@ -1,6 +1,7 @@
 """What feature files measure: all measures beside their optimum, and a verdict in words."""
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -93,8 +94,16 @@ def verdict(report: Report) -> list[str]:
     classes, dim = int(measures["classes_counted"]), report.train.means.shape[1]
     if classes < 2:
         return ["Rows of a single class: there is nothing to compare."]
+    if report.train.counts.max() < 2:
+        return ["Every class has a single row: whether rows of a class collapse cannot be told."]
+    if math.isnan(measures["spread_ratio"]):
+        return ["All rows are the same: there is nothing to compare."]
     lines = [
-        verdict_lib.collapse(measures["erank_inter"], measures["spread_ratio"], classes, dim),
+        verdict_lib.collapse(
+            *(measures[key] for key in ("erank_inter", "nc2_equiangular", "spread_ratio")),
+            classes,
+            dim,
+        ),
         *filter(None, [verdict_lib.no_room(classes, dim)]),
     ]
     if "class_alignment" in measures:

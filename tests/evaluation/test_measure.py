@@ -104,9 +104,24 @@ def test_a_simplex_is_called_collapsed(tmp_path):
     labels = np.arange(40) % 4
     path = saved(tmp_path, features=np.eye(4, dtype=np.float32)[labels], labels=labels)
     assert measure_lib.verdict(measure_lib.measure([path]))[0] == (
-        "The features are collapsed: class means are at 100 % of a simplex; spread within classes "
-        "0 times that between."
+        "The features are collapsed: class means have 100 % of a simplex's rank and cosines that "
+        "are off its by 0.00; spread within classes 0 times that between."
     )
+
+
+def test_what_cannot_be_told_is_not_called_collapsed(tmp_path):
+    random = np.random.default_rng(0)
+    directions = random.normal(size=(10, 64)).astype(np.float32)
+    labels = np.arange(200) % 10
+    cases = {
+        "Every class has a single row": (directions, np.arange(10)),
+        "All rows are the same": (np.ones((200, 4), np.float32), labels),
+        # Random directions have nearly the rank of a simplex, but not its angles.
+        "The features are close to collapse": (directions[labels], labels),
+    }
+    for start, (features, own) in cases.items():
+        path = saved(tmp_path, features=features, labels=own)
+        assert measure_lib.verdict(measure_lib.measure([path]))[0].startswith(start)
 
 
 @pytest.mark.parametrize("classes", [1, 2])

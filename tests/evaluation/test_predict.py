@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import pathlib
 import shutil
 
 import numpy as np
@@ -80,6 +81,10 @@ def test_a_table_has_a_row_per_image(digits_run, files, tmp_path, capsys):
     assert [row["rejected"] == "true" for row in rows] == predictions.rejected.tolist()
     best = predictions.cosines.max(axis=1)
     np.testing.assert_allclose([float(row["cosine"]) for row in rows], best, atol=1e-5)
+    before = pathlib.Path(files[0]).read_bytes()
+    with pytest.raises(UserError, match="is one of the images"):
+        predict.main([f"--workdir={digits_run}", f"--csv={files[0]}", *files])
+    assert pathlib.Path(files[0]).read_bytes() == before
     with pytest.raises(UserError, match="--csv=.*none/found.csv cannot be written"):
         predict.main([f"--workdir={digits_run}", f"--csv={tmp_path}/none/found.csv", *files])
     for wrong in ("2", "nan", "x"):

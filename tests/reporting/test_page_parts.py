@@ -59,8 +59,8 @@ def test_a_run_begins_with_a_verdict(tmp_path):
     measures = {"erank_inter": 2.9, "instance_alignment": 0.002, "cosine_means_mean": -1 / 3}
     run.summary["train"] |= measures
     assert verdict_of(run, predicted) == [
-        "The features are collapsed: class means are at 97 % of a simplex; spread within classes "
-        "0.032 times that between.",
+        "The features are collapsed: class means have 97 % of a simplex's rank; spread within "
+        "classes 0.032 times that between.",
         "Test accuracy 0.900 (98 of 100 images right).",
     ]
 

@@ -36,5 +36,9 @@ def _of_collapse(run, measures):
     if not defined(rank) or not defined(spread):
         return "How collapsed it is was not measured."
     dim = summary_lib.dimensions(run)
-    sentences = [verdict.collapse(rank, spread, classes, dim), verdict.no_room(classes, dim)]
+    angles = measures.get("nc2_equiangular")
+    sentences = [
+        verdict.collapse(rank, angles if defined(angles) else None, spread, classes, dim),
+        verdict.no_room(classes, dim),
+    ]
     return " ".join(filter(None, sentences))
