@@ -12,6 +12,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # XLA's CPU pool has as many threads as there are devices: what waits in it on all eight at once for
 # another task of the pool, as a batched decomposition does, would never end.
 os.environ["NPROC"] = "32"
+# Test processes share the cores: threads of BLAS would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes most of the time here. What one test process compiled serves the others, and a
 # cache of this run alone cannot be stale.
 if "HSPROTO_TESTS_CACHE" not in os.environ:
