@@ -46,18 +46,18 @@ class Points(NamedTuple):
 
 
 def points(records: Records, outcome: str, measure: str = "nc1") -> Iterator[tuple[str, Points]]:
-    """Yield (set, points) of an outcome: of trials for "held_out", else of runs of "accuracy"."""
+    """Yield (set, points) of an outcome: of trials for "held_out", else of runs on whole sets."""
     if outcome == "held_out":
         rows = [
-            (trial.set, trial.method, trial.metrics, trial.held_out)
+            (_place(trial), trial.method, trial.metrics, trial.held_out)
             for trial in records.trials
-            if trial.head in ("linear", "scratch") and trial.metrics is not None
+            if trial.metrics is not None
         ]
     else:
         rows = [
-            (run.set, run.method, run.metrics, values(run, outcome))
+            (_place(run), run.method, run.metrics, values(run, outcome))
             for run in records.runs
-            if run.study in ("accuracy", "scratch") and run.metrics is not None
+            if run.study in ("accuracy", "mlp", "scratch") and run.metrics is not None
         ]
     rows = [row for row in rows if row[3] is not None and _is_measured(row[2], measure)]
     for dataset in dict.fromkeys(row[0] for row in rows):
@@ -71,6 +71,10 @@ def points(records: Records, outcome: str, measure: str = "nc1") -> Iterator[tup
                 np.array([row[3] for row in own]),
             ),
         )
+
+
+def _place(row):
+    return f"{row.set}, hidden layer" if row.head == "mlp" else row.set
 
 
 def _is_measured(metrics, measure):

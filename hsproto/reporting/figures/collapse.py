@@ -10,7 +10,7 @@ from hsproto.reporting.figures import style
 if TYPE_CHECKING:  # matplotlib is imported where it is used, see style.matplotlib
     from matplotlib.figure import Figure
 
-_PANEL = 3.1, 2.6  # inches
+_PANEL = 3.1, 2.7  # inches
 
 
 def figure(records: Records) -> "Figure | None":
@@ -19,17 +19,20 @@ def figure(records: Records) -> "Figure | None":
     The larger a marker, the higher the accuracy on the rows trained on. Further methods of a loss
     have hollow markers.
     """
-    panels = [
-        (dataset, outcome, found)
-        for outcome in collapse.OUTCOMES
-        for dataset, found in collapse.points(records, outcome)
-    ]
-    if not panels:
+    measured = {name: dict(collapse.points(records, name)) for name in collapse.OUTCOMES}
+    measured = {outcome: by_set for outcome, by_set in measured.items() if by_set}
+    sets = list(dict.fromkeys(dataset for by_set in measured.values() for dataset in by_set))
+    if not sets:
         return None
     style.matplotlib()
-    columns = len(dict.fromkeys(dataset for dataset, _, _ in panels))
-    drawn, axes = style.panels(len(panels), max(columns, 3), *_PANEL, margin=1.1)
-    for axis, (dataset, outcome, found) in zip(axes, panels, strict=True):
+    panels = [(dataset, outcome) for outcome in measured for dataset in sets]
+    columns = len(sets) if len(sets) > 1 else 3
+    drawn, axes = style.panels(len(panels), columns, *_PANEL, margin=1.1)
+    for axis, (dataset, outcome) in zip(axes, panels, strict=True):
+        found = measured[outcome].get(dataset)
+        if found is None:
+            axis.set_axis_off()
+            continue
         spread = found.fitted.max() - found.fitted.min() or 1.0
         for name in dict.fromkeys(found.methods):
             own = [i for i, other in enumerate(found.methods) if other == name]
@@ -40,13 +43,15 @@ def figure(records: Records) -> "Figure | None":
                 facecolors=look["markerfacecolor"], edgecolors=look["color"],
                 marker=look["marker"], linewidths=0.9, alpha=0.75,
             )  # fmt: skip
-        axis.set_title(f"{style.escape_dollars(dataset)}: {collapse.OUTCOMES[outcome]}", fontsize=9)
+        title = f"{style.escape_dollars(dataset)}\n{collapse.OUTCOMES[outcome]}"
+        axis.set_title(title, fontsize=9)
         axis.set_xlabel("log NC1 of the training rows (left: collapsed)", fontsize=8)
         axis.set_ylabel("%", fontsize=8)
         axis.tick_params(labelsize=8)
     handles = [
         style.handle(style.escape_dollars(method.title), linestyle="", **_look(records, name))
         for name, method in records.methods.items()
+        if any(name in found.methods for by_set in measured.values() for found in by_set.values())
     ]
     style.legend(drawn, handles)
     style.title(drawn, ["Collapse and what it brings; larger: higher accuracy on training rows"])
