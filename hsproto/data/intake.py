@@ -85,11 +85,21 @@ def read_all(images: Sequence[Any], spec: DataSpec) -> list[np.ndarray | decode.
         return list(pool.map(attempt, images))
 
 
+def _of_file(path, dim):
+    try:
+        return features.load_rows(path, dim).images
+    except UserError as error:
+        if os.path.isfile(path) and not os.fspath(path).endswith((".npz", ".npy")):
+            text = f"{error}; this run takes features, from npz or npy files, and no images"
+            raise UserError(text) from error
+        raise
+
+
 def _feature_rows(rows, dim):
     if isinstance(rows, str | os.PathLike):
-        return features.load_rows(rows, dim).images
+        return _of_file(rows, dim)
     if isinstance(rows, list | tuple) and rows and isinstance(rows[0], str | os.PathLike):
-        return np.concatenate([features.load_rows(path, dim).images for path in rows])
+        return np.concatenate([_of_file(path, dim) for path in rows])
     rows = np.asarray(rows)
     if rows.dtype.kind not in "fiu" or rows[:1].size != dim or not len(rows):
         raise UserError(

@@ -98,6 +98,9 @@ def test_other_features_must_have_the_columns_of_the_runs(workdir, tmp_path):
     np.savez(tmp_path / "other.npz", features=np.ones((5, 63)))
     with pytest.raises(UserError, match="has 63 columns; the run's features 64"):
         command("predict", f"--workdir={workdir}", tmp_path / "other.npz")
+    (tmp_path / "photo.png").write_bytes(b"no features")
+    with pytest.raises(UserError, match="this run takes features, from npz or npy files"):
+        command("predict", f"--workdir={workdir}", tmp_path / "photo.png")
 
 
 def test_features_are_normalized_by_the_training_set(file):
