@@ -83,18 +83,31 @@ def _is_measured(metrics, measure):
 
 def partial(first: np.ndarray, second: np.ndarray, given: np.ndarray) -> float | None:
     """Return Spearman's partial correlation; None where it is undefined or of too few points."""
-    ranks = np.stack([_ranks(rows) for rows in (first, second, given)])
-    if ranks.shape[1] < _LEAST or (ranks.std(axis=1) == 0).any():
-        return None
-    ab, ac, bc = np.corrcoef(ranks)[[0, 0, 1], [1, 2, 2]]
-    rest = (1 - ac**2) * (1 - bc**2)
-    return float((ab - ac * bc) / np.sqrt(rest)) if rest > 1e-12 else None
+    found = _partials(np.stack([first, second, given])[:, None])[0]
+    return None if np.isnan(found) else float(found)
+
+
+def _partials(values):
+    """Of many samples [3, S, N] at a time, [S]; NaN where it is undefined."""
+    _, samples, points = values.shape
+    if points < _LEAST:
+        return np.full(samples, np.nan)
+    ranks = _ranks(values)
+    ranks -= ranks.mean(axis=-1, keepdims=True)
+    lengths = np.linalg.norm(ranks, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a, b, c = ranks / lengths[..., None]
+        ab, ac, bc = ((x * y).sum(axis=-1) for x, y in ((a, b), (a, c), (b, c)))
+        rest = (1 - ac**2) * (1 - bc**2)
+        found = (ab - ac * bc) / np.sqrt(rest)
+    return np.where((lengths == 0).any(axis=0) | ~(rest > 1e-12), np.nan, found)
 
 
 def _ranks(rows):
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, where, counts = np.unique(rows, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[where]
+    """Ranks from 0 along the last axis, equal values sharing the mean of theirs."""
+    from scipy.stats import rankdata  # comes with jax; a second to import
+
+    return rankdata(rows, axis=-1) - 1
 
 
 def _within(found: Points) -> Points:
@@ -130,25 +143,30 @@ def table(records: Records) -> Table:
     return Table("collapse", "Does collapse help?", note, labels, columns, rows)
 
 
-def _by_row(found: Points, random: np.random.Generator) -> np.ndarray:
-    return random.integers(len(found.methods), size=len(found.methods))
+def _by_row(found: Points) -> list[np.ndarray]:
+    """The parts of which as many are drawn anew: each point."""
+    return list(np.arange(len(found.methods))[:, None])
 
 
-def _by_method(found: Points, random: np.random.Generator) -> np.ndarray:
-    names = list(dict.fromkeys(found.methods))
-    where = {name: [i for i, n in enumerate(found.methods) if n == name] for name in names}
-    drawn = random.integers(len(names), size=len(names))
-    return np.concatenate([where[names[i]] for i in drawn])
+def _by_method(found: Points) -> list[np.ndarray]:
+    """The parts of which as many are drawn anew: the points of each method."""
+    methods = np.array(found.methods)
+    return [np.flatnonzero(methods == name) for name in dict.fromkeys(found.methods)]
 
 
-def _interval(found: Points, draw: Callable) -> str | None:
+def _interval(found: Points, divided: Callable[[Points], list[np.ndarray]]) -> str | None:
     mean = partial(found.collapse, found.outcome, found.fitted)
     if mean is None:
         return None
-    random, samples = np.random.default_rng(0), []
+    random = np.random.default_rng(0)
+    by_length: dict[int, list[np.ndarray]] = {}  # losses may have different numbers of points
+    parts = divided(found)
     for _ in range(_SAMPLES):
-        rows = draw(found, random)
-        value = partial(found.collapse[rows], found.outcome[rows], found.fitted[rows])
-        samples += [] if value is None else [value]
+        drawn = random.integers(len(parts), size=len(parts))
+        rows = np.concatenate([parts[i] for i in drawn])
+        by_length.setdefault(len(rows), []).append(rows)
+    values = np.stack([found.collapse, found.outcome, found.fitted])
+    samples = np.concatenate([_partials(values[:, np.stack(r)]) for r in by_length.values()])
+    samples = samples[~np.isnan(samples)]
     low, high = np.quantile(samples, (0.025, 0.975))
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
