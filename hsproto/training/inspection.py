@@ -25,15 +25,16 @@ class Inspection(NamedTuple):
 def inspect(state: Any) -> Inspection:
     """Look at a tree of arrays; on the devices that hold them, in one pass."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    finite, digests = jax.device_get(_inspect([leaf for _, leaf in leaves]))
+    # A program per shape: one for all arrays of a large network would compile for a minute.
+    seen = jax.device_get([_inspect(leaf) for _, leaf in leaves])
     names = (jax.tree_util.keystr(path) for path, _ in leaves)
-    return Inspection(bool(finite), dict(zip(names, map(int, digests), strict=True)))
+    digest = {name: int(found) for name, (_, found) in zip(names, seen, strict=True)}
+    return Inspection(all(bool(finite) for finite, _ in seen), digest)
 
 
 @jax.jit
-def _inspect(leaves):
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
-    return jnp.all(jnp.array(finite)), jnp.stack([_digest(leaf) for leaf in leaves])
+def _inspect(array):
+    return jnp.all(jnp.isfinite(array)), _digest(array)
 
 
 def _digest(array):
