@@ -111,13 +111,15 @@ def _run(cell, out, versions):
     diverged = (folder / "failed.json").exists()
     if not diverged and (summary is None or (cell.measure and not measured.exists())):
         return None
-    metrics, right = None, np.zeros(0, bool)
+    metrics, right, by_image = None, np.zeros(0, bool), {}
     if not diverged:
         versions |= summary["versions"]
         metrics = _metrics(summary)
         metrics |= {name: summary["test"][name] for name in _TEST if name in summary["test"]}
         metrics |= {"test_nc1": summary["test"]["nc1"]}
         metrics |= json.loads(measured.read_text()) if cell.measure else {}
+        for name, (of, counts) in metrics.pop(protocol.BY_IMAGE, {}).items():
+            by_image[name] = records.ByImage(of, np.array(counts, np.uint8))
         if protocol.HEADS[cell.head].recipe:
             metrics |= _curve(folder, summary)
         metrics = {name: _rounded(value) for name, value in metrics.items()}
@@ -134,6 +136,7 @@ def _run(cell, out, versions):
         values,
         metrics,
         right,
+        by_image,
     )
 
 

@@ -2,9 +2,10 @@
 
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
-from protocol import CLASSES, NEW_CLASSES, SHOTS, Cell
+from protocol import BY_IMAGE, CLASSES, NEW_CLASSES, SHOTS, Cell
 from sklearn.linear_model import LogisticRegression
 from small_data import first_of_each
 
@@ -39,8 +40,8 @@ class Set:
         return np.concatenate([run.embed(np.asarray(part)) for part in parts])
 
 
-def measure(cell: Cell, features: pathlib.Path, workdir: pathlib.Path) -> dict[str, float]:
-    """Return {metric: value} of what the cell asks for, of its trained run."""
+def measure(cell: Cell, features: pathlib.Path, workdir: pathlib.Path) -> dict[str, Any]:
+    """Return {metric: value} of what the cell asks for, of its trained run; see BY_IMAGE, too."""
     found = {}
     for name in cell.measure:
         found |= _MEASURES[name](cell, features, workdir)
@@ -154,13 +155,16 @@ def _corruptions(cell, features, workdir):
     run, folder = inference.load(str(workdir)), features / "corrupted" / cell.set
     labels = np.load(folder / "labels.npy")
 
-    def accuracy(name):
+    def right(name):
         stored = np.load(folder / f"{name}.npy")
-        return float(np.mean([run.predict(rows).labels == labels for rows in stored]))
+        return np.stack([run.predict(rows).labels == labels for rows in stored])
 
-    found = {name: accuracy(name) for name in ("none", *CORRUPTIONS)}
-    mean = float(np.mean([found[name] for name in CORRUPTIONS]))
-    return {"corrupted": mean} | {f"on_{name}": value for name, value in found.items()}
+    found = {name: right(name) for name in ("none", *CORRUPTIONS)}
+    corrupted = np.concatenate([found[name] for name in CORRUPTIONS])
+    return {
+        "corrupted": float(corrupted.mean()),
+        BY_IMAGE: {"corrupted": [len(corrupted), corrupted.sum(axis=0).tolist()]},
+    } | {f"on_{name}": float(rows.mean()) for name, rows in found.items()}
 
 
 def _unit(rows):

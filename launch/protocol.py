@@ -115,6 +115,7 @@ HEADS = {
 RATIOS = ("0.1", "0.02", "0.01")  # of long tails
 NEW_CLASSES = 10  # of 100: the last, added without training
 SHOTS = (1, 10)
+BY_IMAGE = "by_image"  # in measured.json: {metric: [variants of an image, right ones of each]}
 
 
 class Study(NamedTuple):

@@ -223,6 +223,7 @@ def test_corrupted_images_are_measured_by_kind_and_strength(tmp_path, monkeypatc
     found = measure_cells._corruptions(cell, tmp_path, tmp_path)
     assert found["on_none"] == found["on_snow"] == 1 and found["on_fog"] == pytest.approx(0.4)
     assert found["corrupted"] == pytest.approx(1 - 0.6 / 15)
+    assert found[protocol.BY_IMAGE] == {"corrupted": [75, [72] * 6]}
 
 
 def test_trials_from_scratch_are_measured_on_training_images_alone():

@@ -53,6 +53,23 @@ def test_an_interval_over_images_is_as_wide_as_theory_says():
     assert found.p == 1 / paired.SAMPLES
 
 
+def test_variants_of_an_image_are_drawn_with_it():
+    random = np.random.default_rng(0)
+    first, second = random.random((2, SEEDS, 200)) < np.array([0.8, 0.6])[:, None, None]
+    alone = paired.of_images(first, second)
+    counts = [75 * rows.astype(np.uint8) for rows in (first, second)]
+    assert paired.of_images(*counts, 75) == pytest.approx(alone)
+    runs = [
+        run_of(method, seed, 0.5, study="robustness", corrupted=float(rows[seed].mean()))._replace(
+            by_image={"corrupted": records.ByImage(75, 75 * rows[seed].astype(np.uint8))}
+        )
+        for method, rows in (("nonl", first), ("ce", second))
+        for seed in range(SEEDS)
+    ]
+    gap = claims.difference(runs[:SEEDS], runs[SEEDS:], "corrupted")
+    assert gap == pytest.approx(alone)
+
+
 def test_an_interval_over_seeds_is_student_s():
     found = paired.of_seeds([0.52, 0.55, 0.51, 0.54], [0.5, 0.5, 0.5, 0.5])
     assert found.mean == pytest.approx(0.03)
@@ -199,13 +216,17 @@ def test_the_best_trial_is_chosen_and_divergence_loses():
 def test_records_are_read_as_they_were_written(tmp_path):
     runs = accuracies({"ce": 0.5, "nonl": 0.8})
     runs.append(run_of("ce", 9, 0.5)._replace(metrics=None, right=np.zeros(0, bool)))
+    counts = np.array([0, 75, 3], np.uint8)
+    runs[0] = runs[0]._replace(by_image={"corrupted": records.ByImage(75, counts)})
     found = records_of(runs, [trial(0, 0.5), trial(1, None)])
     records.write(str(tmp_path / "heads.json"), found)
     again = records.read(tmp_path / "heads.json")
     assert again.trials == found.trials and again.methods == found.methods
     for one, other in zip(again.runs, found.runs, strict=True):
-        assert one._replace(right=None) == other._replace(right=None)
+        assert one._replace(right=0, by_image=0) == other._replace(right=0, by_image=0)
         np.testing.assert_array_equal(one.right, other.right)
+    assert again.runs[0].by_image["corrupted"].of == 75
+    np.testing.assert_array_equal(again.runs[0].by_image["corrupted"].counts, counts)
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,12 @@ def difference(first: list[Run], second: list[Run], metric: str) -> paired.Diffe
         seeds = [seed for seed in seeds if len(mine[seed].right) and len(other[seed].right)]
         rows = [np.stack([runs[s].right for s in seeds]) if seeds else [] for runs in (mine, other)]
         return paired.of_images(*rows) if len(seeds) > 1 else None
+    if seeds and all(metric in runs[seed].by_image for runs in (mine, other) for seed in seeds):
+        rows = [
+            np.stack([runs[s].by_image[metric].counts for s in seeds]) for runs in (mine, other)
+        ]
+        (of,) = {runs[s].by_image[metric].of for runs in (mine, other) for s in seeds}
+        return paired.of_images(*rows, of) if len(seeds) > 1 else None
     pairs = [(values(mine[seed], metric), values(other[seed], metric)) for seed in seeds]
     pairs = [pair for pair in pairs if None not in pair]
     return paired.of_seeds(*zip(*pairs, strict=True)) if len(pairs) > 1 else None

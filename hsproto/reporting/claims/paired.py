@@ -37,8 +37,10 @@ class Difference(NamedTuple):
     seeds: int
 
 
-def of_images(first: np.ndarray, second: np.ndarray) -> Difference:
-    """Return the difference of accuracies of bool [S, N], rows seeds and columns test images.
+def of_images(first: np.ndarray, second: np.ndarray, of: int = 1) -> Difference:
+    """Return the difference of accuracies of bool or uint8 [S, N], of seeds and test images.
+
+    A number says how many of the `of` variants of an image are classified correctly.
 
     Raises:
         ValueError: They are of different shapes, or of less than two seeds.
@@ -50,21 +52,20 @@ def of_images(first: np.ndarray, second: np.ndarray) -> Difference:
     by_seed = _on_drawn_images(_key(first)) - _on_drawn_images(_key(second))
     each_once = by_seed.sum(axis=1)
     deviations = (by_seed * _counts(seeds)).sum(axis=1) - each_once
-    samples = (each_once + math.sqrt(seeds / (seeds - 1)) * deviations) / (seeds * images)
-    mean = float(np.mean(first, dtype=float) - np.mean(second, dtype=float))
+    samples = (each_once + math.sqrt(seeds / (seeds - 1)) * deviations) / (seeds * images * of)
+    mean = float(np.mean(first, dtype=float) - np.mean(second, dtype=float)) / of
     return _summary(mean, samples, seeds)
 
 
 def _key(right):
-    return np.packbits(np.asarray(right, bool), axis=1).tobytes(), np.shape(right)
+    return np.asarray(right, np.uint8).tobytes(), np.shape(right)
 
 
-@functools.lru_cache(maxsize=256)  # 160 kB each; a method is compared with many
+@functools.lru_cache(maxsize=256)  # 210 kB each; a method is compared with many
 def _on_drawn_images(key):
     """How many of the images of each sample each seed has right, int64 [SAMPLES, S]."""
-    bits, (seeds, images) = key
-    packed = np.frombuffer(bits, np.uint8).reshape(seeds, -1)
-    right = np.unpackbits(packed, axis=1)[:, :images].astype(np.float32)
+    right, (seeds, images) = key
+    right = np.frombuffer(right, np.uint8).reshape(seeds, images).astype(np.float32)
     # Below 2**24 float32 is exact.
     return (_image_counts(images) @ right.T).astype(int)
 

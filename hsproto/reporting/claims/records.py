@@ -11,7 +11,9 @@ trials     {head, set, method, trial, values, held_out: accuracy on held-out row
            metrics: of the training rows, null: diverged}
 runs       {study, head, set, method, variant, seed, values, metrics: {name: value}, right}
            metrics is null for a run that diverged; right tells which test images are classified
-           correctly: their bits, most significant first, compressed by zlib, in base64
+           correctly: their bits, most significant first, compressed by zlib, in base64. Where a
+           metric is of several variants of each image, by_image {metric: text} has how many of
+           them are: their number, then bytes, compressed likewise
 made_with  {package or "machine": text}
 """
 
@@ -56,8 +58,18 @@ class Trial(NamedTuple):
     metrics: dict[str, float] | None
 
 
+class ByImage(NamedTuple):
+    """How many of the `of` variants of each image are classified correctly, uint8 [N]."""
+
+    of: int
+    counts: np.ndarray
+
+
 class Run(NamedTuple):
-    """A run that counts; `metrics` is None and `right` empty if it diverged."""
+    """A run that counts; `metrics` is None and `right` empty if it diverged.
+
+    `by_image` holds what stands behind a metric of variants of images, e.g. of corrupted ones.
+    """
 
     study: str
     head: str
@@ -68,6 +80,7 @@ class Run(NamedTuple):
     values: dict[str, str]
     metrics: dict[str, float] | None
     right: np.ndarray
+    by_image: dict[str, ByImage] = {}
 
 
 class Records(NamedTuple):
@@ -94,7 +107,7 @@ def write(path: str, records: Records) -> None:
     }
     lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     lines.append(_listed("trials", [trial._asdict() for trial in records.trials]))
-    lines.append(_listed("runs", [run._asdict() | {"right": _packed(run)} for run in records.runs]))
+    lines.append(_listed("runs", [_as_json(run) for run in records.runs]))
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
@@ -102,19 +115,39 @@ def _listed(name, values):
     return f"{json.dumps(name)}: [\n" + ",\n".join(map(json.dumps, values)) + "\n]"
 
 
-def _packed(run):
-    if not len(run.right):
-        return ""
-    bits = np.packbits(np.asarray(run.right, bool)).tobytes()
-    return f"{len(run.right)}:{base64.b64encode(zlib.compress(bits, 9)).decode()}"
+def _as_json(run):
+    found = run._asdict() | {"right": ""}
+    if len(run.right):
+        bits = np.packbits(np.asarray(run.right, bool))
+        found["right"] = f"{len(run.right)}:{_packed(bits)}"
+    of_images = found.pop("by_image")
+    if of_images:
+        found["by_image"] = {
+            metric: f"{of}:{_packed(np.asarray(counts, np.uint8))}"
+            for metric, (of, counts) in of_images.items()
+        }
+    return found
+
+
+def _packed(numbers):
+    return base64.b64encode(zlib.compress(numbers.tobytes(), 9)).decode()
+
+
+def _run(values):
+    values = dict(values)
+    right, of_images = values.pop("right"), values.pop("by_image", {})
+    bits, found = np.zeros(0, bool), {}
+    if right:
+        count, numbers = _unpacked(right)
+        bits = np.unpackbits(numbers)[:count].astype(bool)
+    for metric, text in of_images.items():
+        found[metric] = ByImage(*_unpacked(text))
+    return Run(**values, right=bits, by_image=found)
 
 
 def _unpacked(text):
-    if not text:
-        return np.zeros(0, bool)
-    count, _, code = text.partition(":")
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(code)), np.uint8)
-    return np.unpackbits(bits)[: int(count)].astype(bool)
+    number, _, code = text.partition(":")
+    return int(number), np.frombuffer(zlib.decompress(base64.b64decode(code)), np.uint8)
 
 
 def read(path: str | os.PathLike) -> Records:
@@ -129,7 +162,7 @@ def read(path: str | os.PathLike) -> Records:
         if found["version"] > _VERSION:
             raise UserError(f"{path} is of a newer version of hsproto")
         trials = [Trial(**values) for values in found["trials"]]
-        runs = [Run(**values | {"right": _unpacked(values["right"])}) for values in found["runs"]]
+        runs = [_run(values) for values in found["runs"]]
         methods = {name: Method(**values) for name, values in found["methods"].items()}
         studies = {
             name: Study(
@@ -141,7 +174,7 @@ def read(path: str | os.PathLike) -> Records:
         records = Records(**head, methods=methods, trials=trials, runs=runs, studies=studies)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
         raise UserError(f"{path} is no file of a study's runs: {error}") from None
     _check_once([trial[:4] for trial in trials], path)
     _check_once([(*run[:5], run.seed) for run in runs], path)
