@@ -92,11 +92,15 @@ def run_jobs(args, groups):
     return found
 
 
-def flags_mistake(args, sets):
+def flags_mistake(args, sets, methods):
     """Return what is wrong with the flags, or None."""
     if not args.out or args.jobs < 1 or (args.seeds is not None and args.seeds < 1):
         return "--out is needed, and --jobs and --seeds must be at least 1"
-    for given, known in ((args.studies, protocol.STUDIES), (sets, protocol.SETS)):
+    for given, known in (
+        (args.studies, protocol.STUDIES),
+        (sets, protocol.SETS),
+        (methods, protocol.METHODS),
+    ):
         if unknown := [name for name in given if name not in known]:
             return f"{unknown[0]} must be one of: {', '.join(known)}"
     if args.collect:
@@ -129,6 +133,7 @@ def main():
     parser.add_argument("--images", type=pathlib.Path, help="of launch/small_data.py")
     parser.add_argument("--out", type=pathlib.Path, help="the folder of all workdirs")
     parser.add_argument("--sets", default=",".join(protocol.SETS), help="default: %(default)s")
+    parser.add_argument("--methods", default=",".join(protocol.METHODS), help="default: all")
     parser.add_argument("--jobs", type=int, default=1, help="groups of runs at a time")
     parser.add_argument("--seeds", type=int, help="0..N-1 of each run; default: the protocol's")
     parser.add_argument("--until", type=float, metavar="MINUTES", help="default: no end")
@@ -138,15 +143,19 @@ def main():
     parser.set_defaults(gpus=None)
     args = parser.parse_args()
     args.studies = args.studies or list(protocol.REGIMES["heads"])
-    sets = args.sets.split(",")
-    if mistake := flags_mistake(args, sets):
+    sets, methods = args.sets.split(","), args.methods.split(",")
+    if mistake := flags_mistake(args, sets, methods):
         return usage(mistake)
     if args.collect:
         import collect_cells  # hsproto's packages, which launchers do without
 
         return collect_cells.collect(args.out, args.collect)
     args.records = Recorded(args.records)
-    groups = [group for group in protocol.groups(tuple(args.studies)) if group[1] in sets]
+    groups = [
+        group
+        for group in protocol.groups(tuple(args.studies))
+        if group[1] in sets and group[2] in methods
+    ]
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(args.out / "compiled"))
     if args.dry_run:
         for made in trial_jobs(args, groups).values():
