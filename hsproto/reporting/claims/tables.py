@@ -62,10 +62,11 @@ def verdicts(records: Records, comparisons: Comparisons) -> Table:
         rows.append(((text, source), (word, "; ".join(effects) if word else None)))
     note = (
         "Differences of the first method less the second, with 95 % intervals, not corrected, and "
-        "p after Holm's correction over the methods that are compared with the second. Accuracy is "
-        "paired by seed and test image; other measures by seed alone, so that their intervals do "
-        "not tell what another test set would give. (+) confirms the claim there, (-) contradicts "
-        "it, (o) leaves it open; n is the number of sets that were run, a dash what was not."
+        "p after Holm's correction over the methods that are compared with the second. Accuracy, "
+        "of corrupted images too, is paired by seed and test image; other measures by seed alone, "
+        "so that their intervals do not tell what another test set would give. (+) confirms the "
+        "claim there, (-) contradicts it, (o) leaves it open; n is the number of sets that were "
+        "run, a dash what was not."
     )
     return Table("verdicts", "Verdicts", note, ("claim", "paper"), ("verdict", "effect"), rows)
 
