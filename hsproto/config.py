@@ -284,6 +284,13 @@ def differences(config: ConfigDict, other: ConfigDict) -> list[str]:
     return [k for k in sorted(config) if k not in OPERATIONAL and config[k] != other[k]]
 
 
+def shown(value: Any) -> str:
+    """Return a value as messages show it: whole numbers, which may be floats, without a point."""
+    if isinstance(value, tuple):
+        return "/".join(map(shown, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
 def has_random_crop(config: ConfigDict) -> bool:
     return tuple(config.crop_scale) != (1.0, 1.0)
 

@@ -177,7 +177,9 @@ def _check_config(workdir, config, trained_with):
     other = config_lib.from_stored(trained_with)
     if changed := config_lib.differences(config, other):
         values = "; ".join(
-            f"{key}={config[key]!r} there, {other[key]!r} in the checkpoint" for key in changed
+            f"{key}={config_lib.shown(config[key])} there, "
+            f"{config_lib.shown(other[key])} in the checkpoint"
+            for key in changed
         )
         raise UserError(
             f"{workdir}/{config_file.NAME} is not that of the run's checkpoint ({values}): "

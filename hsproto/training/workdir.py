@@ -81,17 +81,11 @@ def check_same_run(workdir: str, config: ConfigDict, earlier: ConfigDict) -> Non
     changed = [k for k in config_lib.differences(config, earlier) if k not in unknown]
     if changed:
         values = ", ".join(
-            f"{k}={_shown(earlier[k])} there, {_shown(config[k])} here" for k in changed
+            f"{k}={config_lib.shown(earlier[k])} there, {config_lib.shown(config[k])} here"
+            for k in changed
         )
         renamed = f", or dataset={earlier.dataset} if only the data's file was renamed"
         raise UserError(
             f"--workdir={workdir} holds a run of another config ({values}); use another workdir"
             f"{renamed * (changed == ['dataset'])}"
         )
-
-
-def _shown(value):
-    """A value of a config; whole numbers, which it may hold as floats, without a point."""
-    if isinstance(value, tuple):
-        return "/".join(map(_shown, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else repr(value)

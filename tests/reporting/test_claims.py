@@ -151,9 +151,8 @@ def test_what_the_protocol_has_and_was_not_run_is_a_dash():
     assert list(verdict.cells) == places and verdict.cells["cifar100", ""] is None
     assert verdict.word == claims.HOLDS and verdict.sets == 1
     made = {table.name: table for table in tables.build(found)}
-    (effect,) = [c[1] for (text, _), c in made["verdicts"].rows if text.startswith("NONL is more")][
-        :1
-    ]
+    rows = ((text, cells[1]) for (text, _), cells in made["verdicts"].rows)
+    effect = next(effect for text, effect in rows if text.startswith("NONL is more"))
     assert effect.startswith("cifar100 -; cifar10 +")
     assert made["accuracy_accuracy"].columns[0] == "cifar100"
     assert made["accuracy_accuracy"].title == "Balanced sets: accuracy"

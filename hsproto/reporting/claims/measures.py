@@ -4,6 +4,7 @@ from hsproto.metrics import METRICS
 from hsproto.reporting.claims import claims as claims_lib
 from hsproto.reporting.claims.claims import Comparisons
 from hsproto.reporting.claims.records import Records, Run
+from hsproto.reporting.convergence import stays_from
 from hsproto.reporting.table import Table, Value, mean_over_seeds
 
 # Metrics of 0..1 that are printed in percent, with what they mean where METRICS has no title.
@@ -124,14 +125,14 @@ def _meaning(metric):
 
 
 def _by_epoch(metric):
-    name, at, epoch = metric.partition("@")
-    return bool(at) and name in ("accuracy", "nc1") and epoch.isdigit()
+    """(name, epoch) of a metric during training; None for another."""
+    name, _, epoch = metric.partition("@")
+    return (name, int(epoch)) if name in ("accuracy", "nc1") and epoch.isdigit() else None
 
 
 def _title(metric):
-    if _by_epoch(metric):
-        name, _, epoch = metric.partition("@")
-        return f"{_title(name)}, epoch {epoch}"
+    if at := _by_epoch(metric):
+        return f"{_title(at[0])}, epoch {at[1]}"
     if metric in PERCENT:
         return PERCENT[metric]
     if of := _other_set(metric):
@@ -159,11 +160,8 @@ def _other_set(metric):
 
 def convergence(records: Records, comparisons: Comparisons, study: str) -> Table | None:
     """Return accuracy and NC1 by epoch, and when they come to stay at the baseline's values."""
-    found = {
-        (metric.split("@")[0], int(metric.split("@")[1]))
-        for run in records.runs if run.study == study
-        for metric in run.metrics or () if _by_epoch(metric)
-    }  # fmt: skip
+    runs = (run for run in records.runs if run.study == study)
+    found = {at for run in runs for metric in run.metrics or () if (at := _by_epoch(metric))}
     if not found:
         return None
     curve = tuple(f"{name}@{epoch}" for name, epoch in sorted(found))
@@ -199,9 +197,9 @@ def _reached(comparisons, study, place, method, baseline):
         own, other = _points(run, "accuracy"), _points(others.get(run.seed), "accuracy")
         nc1, other_nc1 = _points(run, "nc1"), _points(others.get(run.seed), "nc1")
         found.append((
-            _stays(own, own and 0.95 * own[-1][1], 1),
-            _stays(own, other and other[-1][1], 1),
-            _stays(nc1, other_nc1 and other_nc1[-1][1], -1),
+            _stays(own, 0.95 * own[-1][1] if own else None, rises=True),
+            _stays(own, other[-1][1] if other else None, rises=True),
+            _stays(nc1, other_nc1[-1][1] if other_nc1 else None, rises=False),
         ))  # fmt: skip
     return tuple(", ".join(epochs) for epochs in zip(*found, strict=True))
 
@@ -209,16 +207,13 @@ def _reached(comparisons, study, place, method, baseline):
 def _points(run, name):
     """(epoch, value) during training."""
     metrics = run.metrics if run and run.metrics else {}
-    found = (metric.partition("@") for metric in metrics if _by_epoch(metric))
-    return sorted((int(e), metrics[f"{n}@{e}"]) for n, _, e in found if n == name)
+    found = ((_by_epoch(metric), value) for metric, value in metrics.items())
+    return sorted((at[1], value) for at, value in found if at and at[0] == name)
 
 
-def _stays(points, threshold, sign):
+def _stays(points, threshold, rises):
     """The epoch from which on values are at the threshold or beyond; "-" if there is none."""
-    first = None
-    for epoch, value in points if threshold is not None else ():
-        if value * sign < threshold * sign:
-            first = None
-        elif first is None:
-            first = epoch
-    return "-" if first is None else str(first)
+    if threshold is None:
+        return "-"
+    first = stays_from([value for _, value in points], threshold, rises)
+    return "-" if first is None else str(points[first][0])
